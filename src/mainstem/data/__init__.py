@@ -1,0 +1,1 @@
+"""Sources, kind inference, splits and leak checks."""

@@ -1,0 +1,251 @@
+"""The only module that opens a file for writing: temporary sibling, fsync, manifest, rename, fsync of the folder.
+
+A reader sees the old artifact or the new one, never a torn one, also after kill -9, a full disk or power loss
+(RELIABILITY rows 1, 2, 3). Every operation that can fail goes through `os` as this module names it, so that
+`mainstem.testing.faults` can fail or kill at the N-th.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mainstem.errors import MainstemError
+
+MANIFEST = "MANIFEST.json"
+_TEMPORARY = ".tmp-"
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def _reported(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn what the system says into a MainstemError that names the path and, on a full disk, the bytes needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            need = f"; {size:,} bytes were needed" if size is not None else ""
+            raise MainstemError(
+                f"the disk is full{need}", where=str(path), do="Free some space; nothing that was there is lost."
+            ) from error
+        raise MainstemError(f"cannot write: {error.strerror or error}", where=str(path), do="Choose another place with -o.") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Create `path` with `data`, on the disk when this returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view[: 64 * _CHUNK]) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
+
+
+def write_bytes(path: Path | str, data: bytes) -> Path:
+    """Replace `path` by `data` atomically and durably. Raises MainstemError on a full disk; the old file then stands."""
+    path = Path(path)
+    temporary = _temporary(path)
+    with _reported(path, len(data)):
+        try:
+            os.makedirs(path.parent, exist_ok=True)
+            _write(temporary, data)
+            os.rename(temporary, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            _discard(temporary)
+            raise
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Like `write_bytes`, as UTF-8."""
+    return write_bytes(path, text.encode())
+
+
+def to_json(value: Any) -> str:
+    """JSON as every file of ours holds it: UTF-8, indented, keys in the order given, no NaN."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Like `write_bytes`, as JSON."""
+    return write_text(path, to_json(value))
+
+
+def append_line(path: Path | str, text: str) -> None:
+    """Add one line to a log. A line may be lost at power loss; the lines before it stand."""
+    path = Path(path)
+    with _reported(path, len(text)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, (text + "\n").encode())
+        finally:
+            os.close(handle)
+
+
+def truncate(path: Path | str, size: int) -> None:
+    """Cut a log back to its first `size` bytes (a resumed run drops what was logged after its checkpoint)."""
+    path = Path(path)
+    if path.exists() and path.stat().st_size > size:
+        with _reported(path):
+            os.truncate(path, size)
+
+
+class Folder:
+    """A folder being written: `add` files to it, then it appears whole under its name, or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path  # where the files lie until the folder appears
+        self.hashes: dict[str, str] = {}
+
+    def add(self, name: str, content: bytes | str | Path) -> None:
+        """Add one file: bytes, text, or a Path, which is linked where the disk allows it, else copied."""
+        target = self.path / name
+        os.makedirs(target.parent, exist_ok=True)
+        if isinstance(content, Path):
+            self.hashes[name] = hash_file(content)
+            try:
+                os.link(content.resolve(), target)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise
+                _write(target, content.read_bytes())
+            return
+        data = content.encode() if isinstance(content, str) else content
+        _write(target, data)
+        self.hashes[name] = hashlib.sha256(data).hexdigest()
+
+    def add_json(self, name: str, value: Any) -> None:
+        """Add one file as JSON."""
+        self.add(name, to_json(value))
+
+    def replace(self, name: str, content: bytes | str) -> None:
+        """Write again a file that was added before."""
+        os.unlink(self.path / name)
+        self.add(name, content)
+
+
+@contextmanager
+def folder(path: Path | str, manifest: Mapping[str, Any] | None = None) -> Iterator[Folder]:
+    """Write a whole folder atomically; with `manifest`, MANIFEST.json is written last, with the SHA-256 of every file.
+
+    An existing folder of that name is replaced: set aside under a temporary name, and only then removed.
+    Raises MainstemError on a full disk; nothing is left behind and the old folder stands.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    with _reported(path):
+        try:
+            os.makedirs(temporary, exist_ok=False)
+            made = Folder(temporary)
+            yield made
+            if manifest is not None:
+                _write(temporary / MANIFEST, to_json({**manifest, "files": dict(sorted(made.hashes.items()))}).encode())
+            for parent in sorted({p.parent for p in temporary.rglob("*")} | {temporary}, reverse=True):
+                _sync_folder(parent)
+            _swap(temporary, path)
+        except BaseException:
+            _discard(temporary)
+            raise
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Give `temporary` the name `path`; what had the name is removed afterwards."""
+    old = None
+    if path.exists():
+        old = _temporary(path)
+        os.rename(path, old)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        if old is not None:
+            os.rename(old, path)
+        raise
+    _sync_folder(path.parent)
+    if old is not None:
+        _discard(old)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove(path: Path | str) -> None:
+    """Remove a file or folder, under another name first, so that no reader meets half of it."""
+    path = Path(path)
+    if path.exists():
+        temporary = _temporary(path)
+        with _reported(path):
+            os.rename(path, temporary)
+        _discard(temporary)
+
+
+def sweep(parent: Path | str) -> int:
+    """Remove what killed writers left in `parent`; an old folder whose replacement never came gets its name back.
+
+    Returns how many were removed. Call it only where no other writer is at work (a run holds its folder's lock).
+    """
+    parent, removed = Path(parent), 0
+    for entry in sorted(parent.glob(f"*{_TEMPORARY}*")) if parent.is_dir() else ():
+        name = parent / entry.name.partition(_TEMPORARY)[0]
+        if entry.is_dir() and not name.exists() and (entry / MANIFEST).is_file() and not broken(entry):
+            with _reported(name):
+                os.rename(entry, name)
+        else:
+            _discard(entry)
+            removed += 1
+    return removed
+
+
+def hash_file(path: Path | str) -> str:
+    """SHA-256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def broken(path: Path | str) -> list[str]:
+    """What in a folder does not match its MANIFEST.json: "head.safetensors: changed", "x: missing", "y: not listed"."""
+    path = Path(path)
+    try:
+        listed = json.loads((path / MANIFEST).read_bytes())["files"]
+        if not isinstance(listed, dict):
+            raise ValueError("files is not an object")
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{MANIFEST}: missing or unreadable"]
+    found = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file() or p.is_symlink()}
+    wrong = [f"{name}: not listed" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
+    for name, digest in sorted(listed.items()):
+        file = path / name
+        if name not in found or file.is_symlink():
+            wrong.append(f"{name}: {'a link, not a file' if file.is_symlink() else 'missing'}")
+        elif hash_file(file) != digest:
+            wrong.append(f"{name}: changed")
+    return wrong

@@ -1,0 +1,1 @@
+"""Torch blocks: heads, losses, pooling, LoRA."""

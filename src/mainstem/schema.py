@@ -1,0 +1,121 @@
+"""Column kinds, and `Schema.parse`: the only caller of raw → typed, for CSV cells, DataFrames and request JSON alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mainstem import registry
+from mainstem.contracts import ABSENT, Modality, Rows, Table, Value
+from mainstem.errors import MainstemError, suggest
+
+TABULAR = ("number", "category", "date")  # kinds that form the one `table` input together
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "缺失"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name in the data, its kind (a modality), and the settings its parser takes."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modality(self) -> Modality:
+        """The plug-in of its kind."""
+        plugin: Modality = registry.load("modalities", self.kind).plugin
+        return plugin
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Input columns and answer columns. Several answer columns make one labels answer: the names of those that say yes."""
+
+    columns: tuple[Column, ...]
+    targets: tuple[Column, ...] = ()
+
+    def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
+        """Raw cells → typed values, and the rows that did not parse by index with their error.
+
+        With `target`, the answers are parsed too; a row whose answer is missing is an error of that row.
+        Raises MainstemError where a column is missing altogether.
+        """
+        self._check_columns(rows, self.columns + (self.targets if target else ()))
+        errors: dict[int, MainstemError] = {}
+        typed = {column.name: _parse_column(column, rows, errors) for column in self.columns}
+        answers = self._parse_targets(rows, errors) if target and self.targets else None
+        good = [i for i in range(len(rows)) if i not in errors]
+        columns = {name: [values[i] for i in good] for name, values in typed.items()}
+        hashes = [_hash(values[i] for values in typed.values()) for i in good]
+        return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
+
+    def _check_columns(self, rows: Rows, columns: Sequence[Column]) -> None:
+        missing = [c.name for c in columns if c.name not in rows.columns]
+        if missing:
+            listed = ", ".join(f"'{name}'" for name in missing)
+            noun = "the column" if len(missing) == 1 else "the columns"
+            raise MainstemError(
+                f"{noun} {listed} {'is' if len(missing) == 1 else 'are'} missing", where=rows.where, do=suggest(missing[0], rows.columns)
+            )
+
+    def _parse_targets(self, rows: Rows, errors: dict[int, MainstemError]) -> list[Value]:
+        if len(self.targets) == 1:
+            answers = _parse_column(self.targets[0], rows, errors)
+        else:
+            flags = [_parse_column(replace(c, kind="category", settings={}), rows, errors) for c in self.targets]
+            names = [c.name for c in self.targets]
+            answers = [_chosen(names, row) for row in zip(*flags, strict=True)]
+        for i, answer in enumerate(answers):
+            if answer is None and i not in errors:
+                errors[i] = MainstemError(
+                    "the answer is missing", where=rows.place(i, self.targets[0].name), do="Fill it in or leave the row out."
+                )
+        return answers
+
+
+YES = frozenset({"yes", "y", "true", "t", "1", "是", "有", "对"})
+NO = frozenset({"no", "n", "false", "f", "0", "否", "无", "没有", "错"})
+
+
+def _chosen(names: Sequence[str], flags: Sequence[Value]) -> list[str] | None:
+    """The names whose flag says yes; None where a flag is missing."""
+    if any(flag is None for flag in flags):
+        return None
+    return [name for name, flag in zip(names, flags, strict=True) if str(flag).casefold() in YES]
+
+
+def _parse_column(column: Column, rows: Rows, errors: dict[int, MainstemError]) -> list[Value]:
+    modality, settings = column.modality, {**column.settings, "base": rows.base}
+    values: list[Value] = []
+    for i, raw in enumerate(rows.columns[column.name]):
+        value = None
+        try:
+            if raw is ABSENT:
+                raise MainstemError("this row has no such value", do="Send null for a value that is missing.")
+            value = modality.parse(raw, settings)
+        except MainstemError as error:
+            errors.setdefault(i, MainstemError(error.what, where=rows.place(i, column.name), do=error.do))
+        values.append(value)
+    return values
+
+
+def is_missing(raw: Any) -> bool:
+    """Whether a raw cell of any source stands for "no value": None, NaN, NaT, and the words people write for it."""
+    if raw is None:
+        return True
+    if isinstance(raw, str):
+        return raw.strip().casefold() in MISSING
+    return bool(isinstance(raw, float) and raw != raw) or type(raw).__name__ in ("NaTType", "NAType")
+
+
+def _hash(values: Iterable[Value]) -> str:
+    """One hash for the typed values of a row, the same whatever format they came in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        data = value if isinstance(value, bytes) else getattr(value, "data", None)
+        data = data if isinstance(data, bytes) else repr(value).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
