@@ -457,9 +457,14 @@ class Task:
     def differ(self, a: Prediction, b: Prediction) -> float:
         """How far two predictions lie apart, for the seal: 0 is equal, above `tolerance` is refused.
 
-        Default: 1 where the values differ (numbers: relative difference), else the largest difference of the scores.
+        Default: for numbers the relative difference; else the largest difference of the scores, and 1 where the values
+        differ, unless their scores lie closer than twice the tolerance (such a pair may swap).
         """
         if isinstance(a.value, int | float) and isinstance(b.value, int | float) and not isinstance(a.value, bool):
             return abs(a.value - b.value) / max(1.0, abs(a.value))
         scores = [abs(a.scores[k] - b.scores.get(k, np.inf)) for k in a.scores]
-        return 1.0 if a.value != b.value else float(max(scores, default=0.0))
+        size = float(max(scores, default=0.0))
+        if a.value == b.value:
+            return size
+        near = isinstance(b.value, str) and a.score is not None and a.score - a.scores.get(b.value, -np.inf) <= 2 * self.tolerance
+        return size if near else 1.0

@@ -1,0 +1,253 @@
+"""The model folder: what lies where, how it is read and verified, and the ids of what it holds.
+
+    mainstem.json · backbones/NAME/ · adapters/NAME/ · head.safetensors · state.safetensors · onnx/GRAPH.onnx · replay/ ·
+    seal.json · MANIFEST.json · card.md
+
+Relocatable, no pickle, nothing in it is executed; names in it never leave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from mainstem import files
+from mainstem.contracts import Array, Arrays, GraphSpec, Json, Port, State
+from mainstem.errors import MainstemError
+from mainstem.schema import Column, Schema
+
+FORMAT = 1
+CONTENTS = "mainstem.json"
+_SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a model: its columns, how they are encoded, and the backbone that reads them.
+
+    `backbone` is the reference; "" where the arrays go to the head as they are (a predictor reads encoded columns).
+    """
+
+    name: str
+    modality: str
+    columns: tuple[str, ...]
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    state: State = field(default_factory=State)
+    backbone: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    adapt: str = ""
+
+    @property
+    def encode_id(self) -> str:
+        """Id of what encoding does: settings and learned state of the processor."""
+        return identity({"modality": self.modality, "columns": len(self.columns), "processor": self.processor}, self.state)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a model is, without its weights: enough to parse, encode, predict and render over any Runner."""
+
+    task: str
+    settings: Mapping[str, Any]
+    schema: Schema
+    inputs: tuple[Input, ...]
+    target: State
+    state: State
+    graphs: Mapping[str, GraphSpec]
+    predictor: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)  # figures for people: data, comparison, notes
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+
+def weights_id(arrays: Arrays, config: Json) -> str:
+    """Id of a graph: sorted (name, dtype, shape, bytes) of its weights and the config that shapes it.
+
+    Raw ONNX bytes are never hashed: two exports of one model differ.
+    """
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False, default=list).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
+    return digest.hexdigest()[:32]
+
+
+def identity(config: Json, state: State) -> str:
+    """Id of settings with a fitted state."""
+    named = {f"file {name}": np.frombuffer(data, np.uint8) for name, data in state.files.items()}
+    return weights_id({**state.arrays, **named}, [config, state.json])
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_contents(folder: files.Folder, artifact: Artifact) -> None:
+    """mainstem.json and state.safetensors of a model folder that is being written; state files go beside their backbone."""
+    arrays: dict[str, Array] = {}
+    inputs = [_pack_input(folder, each, arrays) for each in artifact.inputs]
+    contents = {
+        "format": FORMAT,
+        "task": artifact.task,
+        "settings": dict(artifact.settings),
+        "schema": {"columns": [asdict(c) for c in artifact.schema.columns], "targets": [asdict(c) for c in artifact.schema.targets]},
+        "inputs": inputs,
+        "predictor": artifact.predictor,
+        "target": _pack_state(artifact.target, "target", arrays),
+        "state": _pack_state(artifact.state, "state", arrays),
+        "graphs": {name: _pack_graph(spec) for name, spec in artifact.graphs.items()},
+        "about": dict(artifact.about),
+    }
+    folder.add_json(CONTENTS, contents)
+    folder.add("state.safetensors", pack_arrays(arrays))
+
+
+def pack_arrays(arrays: Arrays) -> bytes:
+    """Named arrays as the bytes of a safetensors file."""
+    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in sorted(arrays.items())})
+    return data
+
+
+def _pack_state(state: State, prefix: str, arrays: dict[str, Array]) -> Json:
+    arrays.update({f"{prefix}/{name}": array for name, array in state.arrays.items()})
+    return {"json": dict(state.json), "arrays": sorted(state.arrays)}
+
+
+def _pack_input(folder: files.Folder, each: Input, arrays: dict[str, Array]) -> Json:
+    places = {}
+    for name, data in each.state.files.items():
+        places[name] = f"backbones/{each.name}/{name}"
+        if places[name] not in folder.hashes:
+            folder.add(places[name], data)
+    packed = {key: getattr(each, key) for key in ("name", "modality", "columns", "processor", "backbone", "settings", "adapt")}
+    return {**packed, "state": {**_pack_state(each.state, f"inputs/{each.name}", arrays), "files": places}, "encode_id": each.encode_id}
+
+
+def _pack_graph(spec: GraphSpec) -> Json:
+    return {"inputs": [asdict(p) for p in spec.inputs], "outputs": [asdict(p) for p in spec.outputs], "weights_id": spec.weights_id}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def find(path: Path | str) -> Path:
+    """The model folder at `path`: itself, or `model/` of a run folder. Raises MainstemError where there is none."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / CONTENTS).is_file() or (folder / files.MANIFEST).is_file():
+            return folder
+    if not path.exists():
+        raise MainstemError("there is no such model", where=str(path), do="Give a model folder or a run folder, such as runs/reviews.")
+    raise MainstemError("this holds no model", where=str(path), do=f"A model folder has a {CONTENTS}; a run folder has it under model/.")
+
+
+def check(folder: Path) -> None:
+    """Every file against MANIFEST.json. Raises MainstemError that names those that differ; nothing is used before."""
+    if wrong := files.broken(folder):
+        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise MainstemError(
+            f"this model is not as it was sealed: {shown}",
+            where=str(folder),
+            do="Copy it again, or train and seal it again; it is not used.",
+        )
+
+
+def read(folder: Path) -> Artifact:
+    """The contents of a model folder. Raises MainstemError on an unknown format or contents that make no sense."""
+    try:
+        contents = json.loads((folder / CONTENTS).read_bytes())
+    except (OSError, ValueError):
+        raise MainstemError(f"{CONTENTS} cannot be read", where=str(folder), do="Copy the model again.") from None
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        found = contents.get("format") if isinstance(contents, dict) else None
+        raise MainstemError(
+            f"this model has format {found!r}, and this version of mainstem reads format {FORMAT}",
+            where=str(folder),
+            do="Install the version that wrote it, or seal it again with this one.",
+        )
+    try:
+        return _unpack(folder, contents)
+    except MainstemError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise MainstemError(f"{CONTENTS} does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from None
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Named arrays of a safetensors file. Raises MainstemError where it is none."""
+    try:
+        arrays: dict[str, Array] = safetensors.numpy.load_file(path)
+    except Exception as error:  # the library's own error has no public base
+        raise MainstemError(f"these weights cannot be read: {error}", where=str(path), do="Copy the model again.") from None
+    return arrays
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file that a model's contents name. Raises MainstemError where it would leave the folder."""
+    path = folder / name
+    parts = Path(name).parts
+    if not name or "\\" in name or "\0" in name or Path(name).is_absolute() or ".." in parts:
+        raise MainstemError(f"the path '{name}' leaves the model folder, which is refused", where=str(folder))
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise MainstemError(f"the path '{name}' leads out of the model folder through a link, which is refused", where=str(folder))
+    return path
+
+
+def safe_name(name: str, what: str = "name") -> str:
+    """`name` if it may stand in a path or a URL. Raises MainstemError otherwise."""
+    if not _SAFE.fullmatch(name):
+        raise MainstemError(f"the {what} '{name}' is not allowed", do="Use lower-case letters, digits, '.', '_' and '-', at most 64.")
+    return name
+
+
+def _unpack(folder: Path, contents: Mapping[str, Any]) -> Artifact:
+    arrays = read_arrays(inside(folder, "state.safetensors"))
+    schema = contents["schema"]
+    return Artifact(
+        task=str(contents["task"]),
+        settings=contents["settings"],
+        schema=Schema(tuple(Column(**c) for c in schema["columns"]), tuple(Column(**c) for c in schema["targets"])),
+        inputs=tuple(_unpack_input(folder, each, arrays) for each in contents["inputs"]),
+        predictor=str(contents["predictor"]),
+        target=_unpack_state(contents["target"], "target", arrays),
+        state=_unpack_state(contents["state"], "state", arrays),
+        graphs={safe_name(name, "graph"): _unpack_graph(spec) for name, spec in contents["graphs"].items()},
+        about=contents["about"],
+    )
+
+
+def _unpack_state(packed: Mapping[str, Any], prefix: str, arrays: Arrays) -> State:
+    return State(packed["json"], {name: arrays[f"{prefix}/{name}"] for name in packed["arrays"]})
+
+
+def _unpack_input(folder: Path, packed: Mapping[str, Any], arrays: Arrays) -> Input:
+    name = safe_name(packed["name"], "input")
+    state = _unpack_state(packed["state"], f"inputs/{name}", arrays)
+    held = {file: inside(folder, place).read_bytes() for file, place in packed["state"]["files"].items()}
+    return Input(
+        name=name,
+        modality=packed["modality"],
+        columns=tuple(packed["columns"]),
+        processor=packed["processor"],
+        state=replace(state, files=held),
+        backbone=packed["backbone"],
+        settings=packed["settings"],
+        adapt=packed["adapt"],
+    )
+
+
+def _unpack_graph(packed: Mapping[str, Any]) -> GraphSpec:
+    return GraphSpec(_unpack_ports(packed["inputs"]), _unpack_ports(packed["outputs"]), weights_id=packed["weights_id"])
+
+
+def _unpack_ports(packed: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(**{**port, "axes": tuple(port["axes"])}) for port in packed)

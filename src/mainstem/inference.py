@@ -1,0 +1,183 @@
+"""parse → encode → predict → render over any Runner: the one path of predict, evaluate, seal, serve and explain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mainstem import registry
+from mainstem.artifact import Artifact, Input
+from mainstem.contracts import Array, Batch, Call, Emit, Example, Prediction, Rows, Runner, State, Table, Task, Value
+from mainstem.errors import MainstemError
+from mainstem.schema import Column, Schema
+
+CHUNK = 256  # examples encoded and predicted at a time
+
+
+def encoder(modality: str) -> Any:
+    """The encoder of one input: the modality's plug-in, or the table's, which takes several columns at once."""
+    return registry.load("modalities", modality).plugin
+
+
+def fit_input(each: Input, schema: Schema, table: Table) -> Input:
+    """The input with its processor fitted on these rows, and on these alone."""
+    if each.modality == "table":
+        state = encoder("table").fit(_columns(each, schema), table.columns, each.processor)
+    else:
+        state = encoder(each.modality).fit(each.processor, table.columns[each.columns[0]])
+    return replace(each, state=state)
+
+
+def _columns(each: Input, schema: Schema) -> list[Column]:
+    kinds = {column.name: column for column in schema.columns}
+    return [kinds[name] for name in each.columns]
+
+
+@dataclass(frozen=True)
+class Processors:
+    """What `Task.encode` encodes with: every input by its modality, and the answers where there are any."""
+
+    inputs: tuple[Input, ...]
+    target: State
+    target_modality: str = ""
+    target_settings: Mapping[str, Any] | None = None
+
+    def encode(self, examples: Sequence[Example], rng: np.random.Generator | None = None) -> Batch:
+        """Examples → a Batch with one row each. `rng` only while training: inputs may augment."""
+        encoded: dict[str, Mapping[str, Array]] = {}
+        meta: dict[str, Any] = {}
+        for each in self.inputs:
+            encoded[each.name], meta[each.name] = encode_input(each, examples, rng)
+        names = tuple(each.name for each in self.inputs if each.backbone)
+        return Batch(encoded, np.arange(len(examples)), len(examples), names, meta=meta)
+
+    def answers(self, values: Sequence[Value]) -> dict[str, Array]:
+        """Typed answers → the arrays that losses take."""
+        settings = {**(self.target_settings or {}), "answer": True}
+        arrays: dict[str, Array] = encoder(self.target_modality).encode(values, settings, self.target)[0]
+        return arrays
+
+
+def encode_input(each: Input, examples: Sequence[Example], rng: np.random.Generator | None = None) -> tuple[dict[str, Array], Any]:
+    """The arrays of one input of these examples."""
+    if each.modality == "table":
+        values: Any = {name: [example.values[name] for example in examples] for name in each.columns}
+    else:
+        values = [example.values[each.columns[0]] for example in examples]
+    arrays, meta = encoder(each.modality).encode(values, each.processor, each.state, rng)
+    return arrays, meta
+
+
+class Pipeline:
+    """A model's way from raw rows to predictions. It holds no weights: those are behind the Runner."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.task: Task = registry.load("tasks", artifact.task).plugin(artifact.settings)
+
+    @cached_property
+    def processors(self) -> Processors:
+        """The encoders of its inputs and answers."""
+        return Processors(self.artifact.inputs, self.artifact.target, self.task.target or "")
+
+    def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
+        """Raw rows → typed values, and errors by row."""
+        return self.artifact.schema.parse(rows, target=target)
+
+    def encode(self, table: Table) -> Batch:
+        """Typed rows → arrays, as the graphs take them."""
+        return self.task.encode(self.task.examples(table), self.processors)
+
+    def predict_batch(
+        self, batch: Batch, runner: Runner, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
+    ) -> list[Prediction | MainstemError]:
+        """Arrays → predictions. `seeds`: one an example, where the task draws at random."""
+        return drive(self.start(batch, options, seeds), runner)
+
+    def start(
+        self, batch: Batch, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
+    ) -> Generator[Any, Any, list[Prediction | MainstemError]]:
+        """The task's coroutine for this batch, for whoever drives it."""
+        seeds = seeds or [0] * batch.examples
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        return self.task.predict(batch, self.artifact.state, {**self.task.options, **(options or {})}, rngs)
+
+    def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
+        """Typed rows → predictions, one an example, a chunk at a time."""
+        answers: list[Prediction | MainstemError] = []
+        for start in range(0, len(table), CHUNK):
+            part = table.take(range(start, min(start + CHUNK, len(table))))
+            answers += self.predict_batch(self.encode(part), runner, options, row_seeds(part))
+        return answers
+
+    def predict(
+        self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None
+    ) -> tuple[list[Prediction | MainstemError], list[int]]:
+        """Raw rows → one answer a row in order, bad rows as their error; and the indices of the good ones."""
+        table, errors = self.parse(rows)
+        answers = self.predict_table(table, runner, options)
+        if len(answers) != len(table):
+            return answers, list(range(len(answers)))
+        placed: list[Prediction | MainstemError] = [errors.get(i) or MainstemError("not predicted") for i in range(len(rows))]
+        for i, answer in zip(table.source, answers, strict=True):
+            placed[i] = answer
+        return placed, list(table.source)
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as JSON: prediction, score, score by label, interval where there is one."""
+        rendered: dict[str, Any] = {"prediction": prediction.value}
+        if prediction.score is not None:
+            rendered["score"] = prediction.score
+        if prediction.scores:
+            rendered["scores"] = dict(prediction.scores)
+        if prediction.low is not None:
+            rendered["low"], rendered["high"] = prediction.low, prediction.high
+        return {**rendered, **prediction.more}
+
+
+def row_seeds(table: Table) -> list[int]:
+    """A seed a row that depends on the row alone, so that answers do not depend on the batch."""
+    return [int.from_bytes(hashlib.blake2b(h.encode(), digest_size=8).digest(), "little") for h in table.hashes]
+
+
+Watch = Callable[[Call, Mapping[str, Any]], None]
+
+
+def drive(
+    coroutine: Generator[Any, Any, list[Prediction | MainstemError]],
+    runner: Runner,
+    watch: Watch | None = None,
+    emit: Callable[[Emit], None] | None = None,
+) -> list[Prediction | MainstemError]:
+    """Run a task's coroutine to its end: every yielded call is run, a tuple of calls in order."""
+    answer: Any = None
+
+    def run(call: Call) -> dict[str, Any]:
+        outputs = runner(call)
+        if watch:
+            watch(call, outputs)
+        return outputs
+
+    while True:
+        try:
+            asked = coroutine.send(answer)
+        except StopIteration as done:
+            result: list[Prediction | MainstemError] = done.value
+            return result
+        if isinstance(asked, Emit):
+            answer = None
+            if emit:
+                emit(asked)
+        else:
+            answer = tuple(run(call) for call in asked) if isinstance(asked, tuple) else run(asked)
+
+
+def chunks(table: Table, size: int = CHUNK) -> Iterator[Table]:
+    """The rows in parts of at most `size`."""
+    for start in range(0, len(table), size):
+        yield table.take(range(start, min(start + size, len(table))))

@@ -1,0 +1,74 @@
+"""What every runtime shares: a call is checked against the graph's ports, Kepts are unpacked and packed, dtypes are cast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mainstem.contracts import Array, Arrays, Call, GraphSpec, Kept, Port
+from mainstem.runtimes._join import rows_of
+
+Function = Callable[[Arrays, tuple[str, ...]], dict[str, Array]]  # (inputs, wanted outputs) → outputs
+
+
+class GraphRunner:
+    """A Runner over functions by graph name: a torch module, a predictor's own library, an ONNX session."""
+
+    def __init__(self, functions: Mapping[str, Function], specs: Mapping[str, GraphSpec]) -> None:
+        self.functions, self.specs = dict(functions), dict(specs)
+
+    def __call__(self, call: Call) -> dict[str, Array | Kept]:
+        """Run one call."""
+        spec = self.specs[call.graph]
+        names = tuple(port.name for port in spec.outputs)
+        wanted = tuple(n for n in names if not call.outputs or n in call.outputs or _kept_as(n, call.keep))
+        outputs = self.functions[call.graph](prepare(call, spec), wanted)
+        return pack(call, spec, outputs)
+
+
+def prepare(call: Call, spec: GraphSpec) -> dict[str, Array]:
+    """The arrays of a call as the graph takes them: Kepts unpacked, dtypes cast, optional inputs filled in."""
+    arrays: dict[str, Array] = {}
+    for name, value in call.inputs.items():
+        arrays.update(value.arrays if isinstance(value, Kept) else {name: value})
+    ports = {port.name: port for port in spec.inputs}
+    arrays = {name: np.asarray(array, dtype=ports[name].dtype) for name, array in arrays.items() if name in ports}
+    missing = [port for port in spec.inputs if port.name not in arrays]
+    if missing:
+        rows = rows_of(arrays, ports)
+        for port in missing:
+            if not port.optional:
+                raise KeyError(f"graph '{call.graph}' needs the input '{port.name}', the call has {sorted(call.inputs)}")
+            arrays[port.name] = np.zeros([_empty(axis, rows) for axis in port.axes], port.dtype)
+    return arrays
+
+
+def pack(call: Call, spec: GraphSpec, outputs: Arrays) -> dict[str, Array | Kept]:
+    """The answer of a call: wanted outputs as arrays, what it keeps as Kepts."""
+    ports = {port.name: port for port in spec.outputs}
+    kept: dict[str, dict[str, Array]] = {}
+    answer: dict[str, Array | Kept] = {}
+    for name, array in outputs.items():
+        if keep := _kept_as(name, call.keep):
+            kept.setdefault(keep, {})[name] = array
+        else:
+            answer[name] = array
+    for keep, arrays in kept.items():
+        answer[keep] = Kept(arrays, {name: ports[name] for name in arrays})
+    return answer
+
+
+def _kept_as(name: str, keep: tuple[str, ...]) -> str:
+    return next((k for k in keep if name == k or name.startswith(f"{k}.")), "")
+
+
+def _empty(axis: str, rows: int) -> int:
+    if axis in ("row", "row>row"):
+        return rows
+    return int(axis) if axis.isdigit() else 0
+
+
+def ports_of(spec: GraphSpec) -> dict[str, Port]:
+    """All ports of a graph by name."""
+    return {port.name: port for port in (*spec.inputs, *spec.outputs)}

@@ -1,0 +1,129 @@
+"""ONNX: graphs are written from the trained networks and read by ONNX Runtime, without PyTorch.
+
+The writer traces a module on the inputs of a recorded call (TorchScript exporter: ten times faster here than the
+torch.export one and equal in its answers, which the seal checks for every graph that ships).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from mainstem.contracts import Array, Arrays, GraphSpec
+from mainstem.errors import MainstemError
+from mainstem.runtimes._calls import Function, GraphRunner
+from mainstem.runtimes._protobuf import has_external_data
+
+OPSET = 18
+
+
+def write(spec: GraphSpec, inputs: Arrays) -> bytes:
+    """The graph as ONNX: `spec.proto` as it is, or `spec.module` traced on `inputs` (those of one recorded call)."""
+    if spec.proto:
+        return spec.proto
+    import onnx
+    import torch
+
+    names = [port.name for port in spec.inputs]
+    outputs = [port.name for port in spec.outputs]
+    tensors = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names)
+    axes = {port.name: _dynamic(port.axes) for port in (*spec.inputs, *spec.outputs)}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's notes on constants; what is wrong with a graph the seal finds
+        torch.onnx.export(
+            _Positional(spec.module, names, outputs).eval(),
+            tensors,
+            buffer,
+            dynamo=False,
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes={name: axis for name, axis in axes.items() if axis},
+            opset_version=OPSET,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _dynamic(axes: tuple[str, ...]) -> dict[int, str]:
+    """The axes whose size differs from call to call, named."""
+    return {i: axis.replace(">", "_").replace(":", "_") for i, axis in enumerate(axes) if not axis.isdigit()}
+
+
+def _Positional(module: Any, names: list[str], outputs: list[str]) -> Any:  # noqa: N802 - makes a class
+    """The module as the exporter takes it: tensors in order → tensors in order."""
+    import torch
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *tensors: Any) -> Any:
+            answer = self.inner(dict(zip(names, tensors, strict=True)))
+            return tuple(answer[name] for name in outputs)
+
+    training = module.training
+    wrapped = Positional()
+    wrapped.train(training)
+    return wrapped
+
+
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def session(data: bytes, where: str = "") -> onnxruntime.InferenceSession:
+    """A session for one graph. Raises MainstemError where it holds external data or is not a graph."""
+    try:
+        if has_external_data(data):
+            raise MainstemError(
+                "this graph keeps tensors outside its file, which is refused", where=where, do="Export it as a single file."
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads()
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except MainstemError:
+        raise
+    except Exception as error:  # the runtime's own exceptions have no common base
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise MainstemError(f"this is not a graph that ONNX Runtime can read: {reason}", where=where) from None
+
+
+def function(made: onnxruntime.InferenceSession) -> Function:
+    """A session as a function on arrays."""
+
+    taken = {i.name for i in made.get_inputs()}
+
+    def run(arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
+        feed = {name: np.ascontiguousarray(array) for name, array in arrays.items() if name in taken}
+        return dict(zip(wanted, made.run(list(wanted), feed), strict=True))
+
+    return run
+
+
+def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None) -> GraphRunner:
+    """A Runner over the graphs of a model folder. Graphs of equal `weights_id` share one session through `cache`."""
+    cache = {} if cache is None else cache
+    functions: dict[str, Function] = {}
+    for name, spec in specs.items():
+        path = Path(folder) / "onnx" / f"{name}.onnx"
+        key = spec.weights_id or str(path)
+        if key not in cache:
+            cache[key] = function(session(path.read_bytes(), str(path)))
+        functions[name] = cache[key]
+    return GraphRunner(functions, specs)

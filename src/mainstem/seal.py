@@ -1,0 +1,479 @@
+"""Record a replay, and hold a model folder (or a live address) against it: what is shipped answers as what was measured.
+
+A replay is golden rows with the arrays and outputs of every stage, recorded from the live objects that were evaluated.
+A seal is the record that a fresh process without PyTorch, reading the written folder, did it all again.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mainstem
+from mainstem import artifact, files
+from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, Table
+from mainstem.errors import MainstemError
+from mainstem.inference import Pipeline, drive, row_seeds
+from mainstem.runtimes import onnx
+
+ROWS = 32
+ABSOLUTE, RELATIVE = 1e-5, 1e-4  # of a call: |a - b| <= ABSOLUTE + RELATIVE * max|a|
+
+
+class Mismatch(MainstemError):
+    """A model does not answer as the measured one did. `row`, `stage` and `size` say where first, and by how much."""
+
+    def __init__(self, stage: str, row: int | None, size: str, where: str = "") -> None:
+        at = f"replay row {row + 1}" if row is not None else "the replay"
+        super().__init__(
+            f"this does not answer as the measured model did: {at}, stage {stage}, {size}",
+            where=where,
+            do="The model or what it runs on was changed; do not use it here before that is found.",
+        )
+        self.stage, self.row, self.size = stage, row, size
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Golden rows. `encoded`: "INPUT/array" → array (or its hashes by row); `calls`: graph and outputs, in order."""
+
+    columns: Mapping[str, Sequence[Any]] | None
+    hashes: Sequence[str]
+    encoded: Mapping[str, Any]
+    calls: Sequence[tuple[str, Mapping[str, Array]]]
+    predictions: Sequence[Mapping[str, Any]]
+    examples: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)  # by graph: inputs to export with; not written
+
+    def rows(self) -> Rows:
+        """The golden rows as a source would give them. Raises MainstemError where only their hashes were kept."""
+        if self.columns is None:
+            raise MainstemError(
+                "this model keeps only the hashes of its replay rows", do="Give the data as well: mainstem verify MODEL DATA."
+            )
+        return Rows(self.columns, where="replay")
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+def record(pipeline: Pipeline, runner: Runner, rows: Rows) -> Replay:
+    """Run these raw rows through the live model and keep every stage. Rows that do not parse are left out."""
+    table, _ = pipeline.parse(rows)
+    columns = {
+        name: [_raw(rows.columns[name][s], v) for s, v in zip(table.source, values, strict=True)] for name, values in table.columns.items()
+    }
+    stages = run(pipeline, runner, Rows(columns, where="replay"))
+    if list(stages.table.hashes) != list(table.hashes):
+        row = next(i for i, (a, b) in enumerate(zip(stages.table.hashes, table.hashes, strict=True)) if a != b)
+        raise Mismatch("parse", row, "the row reads differently once it is written as JSON")
+    return Replay(columns, stages.table.hashes, stages.encoded, stages.calls, stages.predictions, stages.examples)
+
+
+def _raw(cell: Any, value: Any) -> Any:
+    """The raw cell; a picture's bytes in place of its path."""
+    data = getattr(value, "data", None)
+    return data if isinstance(data, bytes) else cell
+
+
+def pack_cell(cell: Any) -> Any:
+    """A raw cell as JSON that `unpack_cell` reads back to what parses alike."""
+    if isinstance(cell, bytes):
+        return {"bytes": base64.b64encode(cell).decode()}
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if isinstance(cell, datetime.date | datetime.datetime):
+        return cell.isoformat()
+    if isinstance(cell, float) and cell != cell:
+        return None
+    if isinstance(cell, np.ndarray | list | tuple):
+        return [pack_cell(c) for c in cell]
+    return (
+        cell
+        if isinstance(cell, str | int | float | bool) or cell is None
+        else None
+        if type(cell).__name__ in ("NaTType", "NAType")
+        else str(cell)
+    )
+
+
+def unpack_cell(cell: Any) -> Any:
+    """The inverse of `pack_cell`, for whoever reads a replay."""
+    return base64.b64decode(cell["bytes"]) if isinstance(cell, dict) and set(cell) == {"bytes"} else cell
+
+
+def pack_columns(columns: Mapping[str, Sequence[Any]] | None) -> Json:
+    """Raw columns as JSON."""
+    return columns and {name: [pack_cell(cell) for cell in cells] for name, cells in columns.items()}
+
+
+def unpack_columns(columns: Json) -> dict[str, list[Any]]:
+    """The inverse of `pack_columns`."""
+    return {name: [unpack_cell(cell) for cell in cells] for name, cells in columns.items()}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Every stage of one pass."""
+
+    table: Table
+    encoded: Mapping[str, Array]
+    calls: Sequence[tuple[str, Mapping[str, Array]]]
+    predictions: Sequence[Mapping[str, Any]]
+    ports: Mapping[int, Mapping[str, Port]]
+    owner: Array
+    examples: Mapping[str, Mapping[str, Array]]
+
+
+def run(pipeline: Pipeline, runner: Runner, rows: Rows) -> Stages:
+    """One pass over raw rows that keeps every stage. Raises MainstemError where a row does not parse."""
+    table, errors = pipeline.parse(rows)
+    if errors:
+        raise next(iter(errors.values()))
+    batch = pipeline.encode(table)
+    calls: list[tuple[str, Mapping[str, Array]]] = []
+    ports: dict[int, Mapping[str, Port]] = {}
+    examples: dict[str, Mapping[str, Array]] = {}
+
+    def watch(call: Call, outputs: Mapping[str, Any]) -> None:
+        flat: dict[str, Array] = {}
+        for name, value in outputs.items():
+            flat.update(value.arrays if isinstance(value, Kept) else {name: value})
+        spec = pipeline.artifact.graphs[call.graph]
+        ports[len(calls)] = {port.name: port for port in spec.outputs}
+        calls.append((call.graph, flat))
+        inputs: dict[str, Array] = {}
+        for name, given in call.inputs.items():
+            inputs.update(given.arrays if isinstance(given, Kept) else {name: given})
+        if len(inputs) >= len(examples.get(call.graph, {})):
+            examples[call.graph] = inputs
+
+    answers = drive(pipeline.start(batch, None, row_seeds(table)), runner, watch)
+    encoded = {f"{name}/{key}": array for name, arrays in batch.inputs.items() for key, array in arrays.items()}
+    predictions = [{"error": str(a)} if isinstance(a, MainstemError) else pipeline.render(a) for a in answers]
+    return Stages(table, encoded, calls, predictions, ports, batch.owner, examples)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: files.Folder, replay: Replay, mode: str = "full") -> None:
+    """The replay as files of a model folder that is being written. Mode "hashes" keeps no input data."""
+    private = mode == "hashes"
+    arrays = {f"call/{i}/{name}": array for i, (_, outputs) in enumerate(replay.calls) for name, array in outputs.items()}
+    if not private:
+        arrays.update({f"encoded/{name}": array for name, array in replay.encoded.items()})
+    record = {
+        "mode": mode,
+        "columns": None if private else pack_columns(replay.columns),
+        "hashes": list(replay.hashes),
+        "encoded": {name: _row_hashes(array) for name, array in replay.encoded.items()} if private else sorted(replay.encoded),
+        "calls": [{"graph": graph, "outputs": sorted(outputs)} for graph, outputs in replay.calls],
+        "predictions": list(replay.predictions),
+    }
+    folder.add_json("replay/replay.json", record)
+    folder.add("replay/arrays.safetensors", artifact.pack_arrays(arrays))
+
+
+def read(folder: Path) -> Replay:
+    """The replay of a model folder."""
+    try:
+        record = json.loads((folder / "replay/replay.json").read_bytes())
+        arrays = artifact.read_arrays(folder / "replay/arrays.safetensors")
+        encoded = record["encoded"] if isinstance(record["encoded"], dict) else {n: arrays[f"encoded/{n}"] for n in record["encoded"]}
+        calls = [(c["graph"], {n: arrays[f"call/{i}/{n}"] for n in c["outputs"]}) for i, c in enumerate(record["calls"])]
+        columns = record["columns"]
+        return Replay(columns and unpack_columns(columns), record["hashes"], encoded, calls, record["predictions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MainstemError(f"the replay cannot be read ({type(error).__name__}: {error})", where=str(folder)) from None
+
+
+def _row_hashes(array: Array) -> list[str]:
+    return [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).hexdigest() for row in array]
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def compare(pipeline: Pipeline, runner: Runner, replay: Replay, rows: Rows | None = None, where: str = "") -> dict[str, float]:
+    """Do the replay again and return the worst difference by stage. Raises Mismatch at the first stage that differs.
+
+    rows: the golden rows in the order of the replay, where it keeps hashes only.
+    """
+    table, errors = pipeline.parse(rows or replay.rows())
+    if errors:
+        row = min(errors)
+        raise Mismatch("parse", row, f"it no longer parses: {errors[row].what}", where)
+    _equal_lists(table.hashes, replay.hashes, "parse", where)
+    stages = run(pipeline, runner, rows or replay.rows())
+    worst = {"parse": 0.0, "encode": _compare_encoded(stages, replay, where)}
+    if [graph for graph, _ in stages.calls] != [graph for graph, _ in replay.calls]:
+        raise Mismatch("calls", None, "other graphs are called, or in another order", where)
+    for i, ((graph, new), (_, old)) in enumerate(zip(stages.calls, replay.calls, strict=True)):
+        size = _compare_call(new, old, stages.ports[i], f"call {graph}", where)
+        worst[f"call {graph}"] = max(worst.get(f"call {graph}", 0.0), size)
+    worst["decode"] = _compare_predictions(pipeline, stages.predictions, replay.predictions, "decode", where)
+    return worst
+
+
+def _equal_lists(new: Sequence[str], old: Sequence[str], stage: str, where: str) -> None:
+    for row, (a, b) in enumerate(zip(new, old, strict=False)):
+        if a != b:
+            raise Mismatch(stage, row, "another value", where)
+    if len(new) != len(old):
+        raise Mismatch(stage, None, f"{len(new)} rows instead of {len(old)}", where)
+
+
+def _compare_encoded(stages: Stages, replay: Replay, where: str) -> float:
+    if sorted(stages.encoded) != sorted(replay.encoded):
+        raise Mismatch("encode", None, f"other arrays: {sorted(stages.encoded)} instead of {sorted(replay.encoded)}", where)
+    for name, old in replay.encoded.items():
+        new, stage = stages.encoded[name], f"encode {name}"
+        if isinstance(old, list):
+            _equal_lists(_row_hashes(new), old, stage, where)
+        elif new.shape != old.shape or new.dtype != old.dtype:
+            raise Mismatch(
+                stage, _first_other_row(new, old), f"an array {new.dtype}{list(new.shape)} instead of {old.dtype}{list(old.shape)}", where
+            )
+        elif not np.array_equal(new, old, equal_nan=new.dtype.kind == "f"):
+            row = _first_row((new != old) & ~((new != new) & (old != old)))
+            raise Mismatch(stage, int(stages.owner[row]), f"differs by up to {_largest(new, old):.3g}, and must be equal", where)
+    return 0.0
+
+
+def _compare_call(new: Mapping[str, Array], old: Mapping[str, Array], ports: Mapping[str, Port], stage: str, where: str) -> float:
+    worst = 0.0
+    if sorted(new) != sorted(old):
+        raise Mismatch(stage, None, f"other outputs: {sorted(new)} instead of {sorted(old)}", where)
+    for name, expected in old.items():
+        found = new[name]
+        if found.shape != expected.shape:
+            raise Mismatch(f"{stage} output {name}", None, f"shape {list(found.shape)} instead of {list(expected.shape)}", where)
+        if not expected.size:
+            continue
+        allowed = (
+            0.0
+            if expected.dtype.kind in "iub"
+            else ABSOLUTE + RELATIVE * float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
+        )
+        wrong = ~(np.abs(found.astype(np.float64) - expected.astype(np.float64)) <= allowed) & ~((found != found) & (expected != expected))
+        wrong &= ~(found == expected)
+        size = _largest(found, expected)
+        if wrong.any():
+            axes = ports[name].axes if name in ports else ()
+            row = _first_row(np.moveaxis(wrong, axes.index("row"), 0)) if "row" in axes else None
+            raise Mismatch(f"{stage} output {name}", row, f"differs by up to {size:.3g}, allowed {allowed:.3g}", where)
+        worst = max(worst, size)
+    return worst
+
+
+def _compare_predictions(
+    pipeline: Pipeline, new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]], stage: str, where: str
+) -> float:
+    worst = 0.0
+    if len(new) != len(old):
+        raise Mismatch(stage, None, f"{len(new)} predictions instead of {len(old)}", where)
+    for row, (a, b) in enumerate(zip(old, new, strict=True)):
+        if ("error" in a) != ("error" in b):
+            raise Mismatch(stage, row, f"{b.get('error', 'an answer')} instead of {a.get('error', 'an answer')}", where)
+        if "error" in a:
+            continue
+        size = pipeline.task.differ(as_prediction(a), as_prediction(b))
+        if not size <= pipeline.task.tolerance:
+            found, expected = b.get("prediction"), a.get("prediction")
+            said = f"{_short(found)} instead of {_short(expected)}, " if found != expected else ""
+            raise Mismatch(stage, row, f"{said}differs by {size:.3g}, allowed {pipeline.task.tolerance:.3g}", where)
+        worst = max(worst, size)
+    return worst
+
+
+def as_prediction(rendered: Mapping[str, Any]) -> Prediction:
+    """A rendered prediction as the object again."""
+    known = {"prediction", "score", "scores", "low", "high"}
+    more = {key: value for key, value in rendered.items() if key not in known}
+    return Prediction(
+        rendered.get("prediction"), rendered.get("score"), rendered.get("scores", {}), rendered.get("low"), rendered.get("high"), more
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _largest(a: Array, b: Array) -> float:
+    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return float(np.max(difference, initial=0.0, where=np.isfinite(difference)))
+
+
+def _first_row(wrong: Array) -> int:
+    return int(np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))[0])
+
+
+def _first_other_row(new: Array, old: Array) -> int | None:
+    """The first row that differs where the widths do: padding apart, so that the row at fault is named."""
+    if new.ndim != 2 or old.ndim != 2 or len(new) != len(old):
+        return None
+    width = max(new.shape[1], old.shape[1])
+    a, b = (np.pad(x.astype(np.float64), ((0, 0), (0, width - x.shape[1]))) for x in (new, old))
+    return _first_row(a != b) if (a != b).any() else None
+
+
+# --- sealing and verifying --------------------------------------------------------------------------------------------
+
+
+def seal(folder: Path, golden: Replay, test: Rows | None, expected: Mapping[str, float], timeout: float = 600) -> dict[str, Any]:
+    """Verify a written folder in a fresh process without PyTorch, with its metrics on the test rows; returns seal.json's contents.
+
+    golden: the replay with its rows (the folder may keep only their hashes); expected: the live model's metrics on the
+    test rows. Raises Mismatch, with the stage, where the folder does not reproduce.
+    """
+    request: dict[str, Any] = {"folder": str(folder), "golden": pack_columns(golden.columns), "columns": None}
+    if test is not None:
+        request["columns"] = pack_columns(test.columns)
+        request["base"] = str(test.base) if test.base else None
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['torch'] = None; from mainstem.seal import _fresh; _fresh()"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise RuntimeError(f"the verifying process failed with code {done.returncode}:\n{done.stderr[-4000:]}") from None
+    if "mismatch" in answer:
+        raise Mismatch(**answer["mismatch"])
+    if "error" in answer:
+        raise MainstemError(f"the written folder does not work: {answer['error']}")
+    for name, value in answer["metrics"].items():
+        live = expected.get(name)
+        if (
+            live is not None
+            and value is not None
+            and abs(live - value) > max(ABSOLUTE + RELATIVE * abs(live), 1.5 / max(answer["tested"], 1))
+        ):
+            raise Mismatch("metric", None, f"{name} {value:.6g} instead of {live:.6g} on the test part")
+    return {**answer, "measured": dict(expected), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """What the answers depend on."""
+    import onnxruntime
+    import PIL
+    import tokenizers
+
+    return {
+        "mainstem": mainstem.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "tokenizers": tokenizers.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def _fresh() -> None:
+    """The fresh process: reads a request on standard input, prints one line of JSON."""
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = _check(Path(request["folder"]), Rows(unpack_columns(request["golden"])), request["columns"], request.get("base"))
+    except Mismatch as error:
+        answer = {"mismatch": {"stage": error.stage, "row": error.row, "size": error.size}}
+    except MainstemError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+def _check(folder: Path, golden: Rows, columns: Mapping[str, Sequence[Any]] | None, base: str | None) -> dict[str, Any]:
+    from mainstem.evaluation.report import point_metrics
+
+    pipeline, runner = open_folder(folder)
+    replay = read(folder)
+    worst = compare(pipeline, runner, replay, golden)
+    answer: dict[str, Any] = {"rows": len(replay.hashes), "worst": worst, "metrics": {}, "tested": 0}
+    if columns is not None:
+        rows = Rows(unpack_columns(columns), base=Path(base) if base else None)
+        table, _ = pipeline.parse(rows, target=True)
+        predictions = pipeline.predict_table(table, runner)
+        answer["tested"] = len(table)
+        answer["metrics"] = point_metrics(
+            pipeline.artifact.task, predictions, table.target or [], pipeline.artifact.state.json.get("labels", [])
+        )
+    return answer
+
+
+def open_folder(folder: Path, cache: dict[str, Any] | None = None) -> tuple[Pipeline, Runner]:
+    """The pipeline of a model folder and a Runner over its graphs, unverified: callers verify first."""
+    pipeline = Pipeline(artifact.read(folder))
+    return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
+
+
+def verify(path: Path | str, data: Rows | None = None, url: str = "", token: str = "") -> dict[str, Any]:
+    """Hold the model at `path` against its replay, here or at a live server's `url`. Raises Mismatch where it differs.
+
+    data: rows that hold the golden ones, for a model that keeps only their hashes. Returns {"rows", "worst"}.
+    """
+    folder = artifact.find(path)
+    artifact.check(folder)
+    pipeline, runner = open_folder(folder)
+    replay = read(folder)
+    rows = _golden(pipeline, replay, data)
+    if url:
+        answers = _ask(url, token, rows)
+        return {"rows": len(replay.hashes), "worst": {"served": _compare_predictions(pipeline, answers, replay.predictions, "served", url)}}
+    return {"rows": len(replay.hashes), "worst": compare(pipeline, runner, replay, rows, str(folder))}
+
+
+def _golden(pipeline: Pipeline, replay: Replay, data: Rows | None) -> Rows:
+    """The golden rows in order: those of the replay, or found in `data` by their hashes."""
+    if data is None:
+        return replay.rows()
+    table, _ = pipeline.parse(data)
+    places = {h: source for h, source in zip(table.hashes, table.source, strict=True)}
+    missing = [h for h in replay.hashes if h not in places]
+    if missing and replay.columns is not None:
+        return replay.rows()
+    if missing:
+        raise MainstemError(
+            f"{len(missing)} of the {len(replay.hashes)} replay rows are not in this data",
+            where=data.where,
+            do="Give the data that the model was trained on.",
+        )
+    return data.take([places[h] for h in replay.hashes])
+
+
+def _ask(url: str, token: str, rows: Rows) -> list[dict[str, Any]]:
+    """The predictions of a live server for these rows."""
+    import urllib.error
+    import urllib.request
+
+    body = json.dumps({"rows": [{k: _sent(v[i]) for k, v in rows.columns.items()} for i in range(len(rows))]}).encode()
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=120) as response:
+            answers: list[dict[str, Any]] = json.loads(response.read())["predictions"]
+            return answers
+    except urllib.error.HTTPError as error:
+        raise MainstemError(f"the server answered {error.code}: {error.read()[:300].decode(errors='replace')}", where=url) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise MainstemError(
+            f"the server cannot be asked: {error}", where=url, do="Give the address of the model, http://HOST:PORT/predict/NAME."
+        ) from None
+
+
+def _sent(cell: Any) -> Any:
+    return base64.b64encode(cell).decode() if isinstance(cell, bytes) else pack_cell(cell)
