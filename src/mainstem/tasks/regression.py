@@ -1,0 +1,98 @@
+"""`regression`: a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mainstem import registry
+from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, State, Task
+from mainstem.errors import MainstemError
+from mainstem.tasks import _settings
+
+COVERAGE = 0.9  # share of new rows whose answer lies between low and high
+# In scaled units. Runtimes agree to about 1e-6, so an interval may not be narrower, and `differ` has a unit to measure in.
+NARROWEST = 1e-3
+
+
+class Regression(Task):
+    """A number, learned in the scaled units of its answer. Settings: loss (mse, mae, huber), delta, and those of the head.
+
+    State: the scale of the answer, and "interval", half the width of the 90 % interval of `calibrate` in scaled units.
+    """
+
+    target = "number"
+    metrics = ("r2", "rmse", "mae", "mape")
+    tolerance = 1e-2  # of the interval's width, or of the value where that is more
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        own = {"loss": "mse", "delta": 1.0}
+        super().__init__(_settings.complete("regression", settings, own, {"loss": ("mse", "mae", "huber")}))
+
+    def head(self, features: Mapping[str, Feature], target: State) -> Any:
+        """{"INPUT.feature": float [row, width]} → {"value": float32 [row, 1]} in scaled units."""
+        from mainstem.nn.heads import Head
+
+        return Head(features, "value", 1, self.settings)
+
+    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The head, `settings` over the task's own."""
+        return {"head": type(self)({**self.settings, **settings}).head(features, target)}
+
+    def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
+        """The loss of batch.target["value"] (float32 [row] or [row, 1]) in scaled units."""
+        from mainstem.nn.losses import regression
+
+        return regression(self.settings["loss"], output["value"], batch.target["value"], batch.weights, self.settings["delta"])
+
+    def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
+        """The 90 % quantile of validation residuals, corrected for their number: split-conformal intervals (Lei et al. 2018,
+        arXiv:1604.04173), which hold for any model as long as new rows come from where the validation rows came from.
+
+        Below 9 rows no finite interval has that coverage, and none is stored.
+        """
+        residuals = np.sort(np.abs(_flat(outputs["value"]) - _flat(targets["value"])))
+        residuals = residuals[np.isfinite(residuals)]
+        rank = math.ceil((len(residuals) + 1) * COVERAGE)
+        if rank > len(residuals):
+            return state
+        return replace(state, json={**state.json, "interval": max(float(residuals[rank - 1]), NARROWEST)})
+
+    def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
+        """Scaled values [row, 1] → numbers in the answer's own units, with their interval where one was fitted."""
+        value, half = _flat(output["value"]), state.json.get("interval")
+        middle = _unscale(value, state)
+        low: list[float] | list[None] = [None] * len(value) if half is None else _unscale(value - half, state)
+        high: list[float] | list[None] = [None] * len(value) if half is None else _unscale(value + half, state)
+        return [
+            Prediction(v, low=a, high=b)
+            if math.isfinite(v)
+            else MainstemError("the model's output is not a number", do="Look for extreme values in this row.")
+            for v, a, b in zip(middle, low, high, strict=True)
+        ]
+
+    def differ(self, a: Prediction, b: Prediction) -> float:
+        """The difference as a share of the interval's width, or of the value where that is more."""
+        if a.low is None or a.high is None:
+            return super().differ(a, b)
+        if b.low is None or b.high is None:
+            return math.inf
+        largest = max(abs(a.value - b.value), abs(a.low - b.low), abs(a.high - b.high))
+        return float(largest / max(a.high - a.low, abs(a.value)))
+
+
+def _flat(values: Array) -> Array:
+    return np.asarray(values, np.float64).reshape(-1)
+
+
+def _unscale(scaled: Array, state: State) -> list[float]:
+    """Scaled units → the answer's own, by the modality that scaled them."""
+    values = registry.load("modalities", "number").plugin.decode({"value": scaled}, {}, {"answer": True}, state)
+    return [float(v) if v is not None else math.nan for v in values]
+
+
+plugin = Regression
