@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from mainstem import registry
 from mainstem.contracts import ABSENT, Modality, Rows, Table, Value
@@ -108,7 +111,29 @@ def is_missing(raw: Any) -> bool:
         return True
     if isinstance(raw, str):
         return raw.strip().casefold() in MISSING
-    return bool(isinstance(raw, float) and raw != raw) or type(raw).__name__ in ("NaTType", "NAType")
+    if isinstance(raw, float | np.floating | np.datetime64 | np.timedelta64 | Decimal):
+        return bool(raw != raw)
+    return type(raw).__name__ in ("NaTType", "NAType")
+
+
+def show(raw: Any) -> str:
+    """A raw cell as messages quote it: short, on one line; of huge integers and objects only the type."""
+    if isinstance(raw, str):
+        text = repr(str(raw))
+    elif isinstance(raw, float | np.number | np.bool_) or (isinstance(raw, int) and abs(raw) < 10**50):
+        text = str(raw)
+    else:
+        text = f"a value of type {type(raw).__name__}"
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
+
+
+def checked(text: str) -> str:
+    """The text as a plain str. Raises MainstemError where it holds half a surrogate pair, which no file and no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise MainstemError("the text is not valid Unicode (half a surrogate pair)", do="Save it as UTF-8 again.") from None
+    return str(text)
 
 
 def _hash(values: Iterable[Value]) -> str:
