@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, State, Task
+from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, Runner, State, Task
 from mainstem.errors import MainstemError
 from mainstem.tasks import _settings, _temperature
 
@@ -46,7 +46,7 @@ class Classification(Task):
         """{"INPUT.feature": float [row, width]} → {"logits": float32 [row, labels]}."""
         from mainstem.nn.heads import Head
 
-        return Head(features, "logits", len(target.json["labels"]), self.settings)
+        return Head(features, "logits", len(target.json["values"]), self.settings)
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The head, `settings` over the task's own."""
@@ -57,6 +57,10 @@ class Classification(Task):
         from mainstem.nn.losses import cross_entropy
 
         return cross_entropy(output["logits"], batch.target["index"], batch.weights, self.settings["label_smoothing"])
+
+    def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
+        """The labels, in the order of the logits."""
+        return State({"labels": list(target.json["values"])})
 
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
         """The temperature that suits validation logits (Guo et al. 2017)."""
@@ -69,11 +73,6 @@ class Classification(Task):
         good = finite(logits)
         probabilities = _temperature.softmax(np.where(good[:, None], logits, 0.0), state.json.get("temperature", 1.0))
         return classified(probabilities, labels, good)
-
-    def differ(self, a: Prediction, b: Prediction) -> float:
-        """The largest difference of the scores; 1 where the labels differ, unless the two lie so close that they may swap."""
-        near = abs(a.scores.get(a.value, 0.0) - a.scores.get(b.value, -1.0)) <= 2 * self.tolerance
-        return super().differ(a, replace(b, value=a.value) if near else b)
 
 
 def finite(logits: Array) -> Array:

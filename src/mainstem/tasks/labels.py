@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, State, Task
+from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, Runner, State, Task
 from mainstem.errors import MainstemError
 from mainstem.tasks import _settings, _temperature
 
@@ -42,7 +42,7 @@ class Labels(Task):
         """{"INPUT.feature": float [row, width]} → {"logits": float32 [row, labels]}."""
         from mainstem.nn.heads import Head
 
-        return Head(features, "logits", len(target.json["labels"]), self.settings)
+        return Head(features, "logits", len(target.json["values"]), self.settings)
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The head, `settings` over the task's own."""
@@ -53,6 +53,10 @@ class Labels(Task):
         from mainstem.nn.losses import binary_cross_entropy
 
         return binary_cross_entropy(output["logits"], batch.target["hot"], batch.weights, self.settings["label_smoothing"])
+
+    def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
+        """The labels, in the order of the logits."""
+        return State({"labels": list(target.json["values"])})
 
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
         """On validation logits: one temperature, and by label the threshold of the best F1.
