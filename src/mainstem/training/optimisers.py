@@ -36,6 +36,7 @@ DEFAULT_LR = {
 }
 _KEEPS_SPARSE = ("gd", "sgd", "adagrad", "adam", "adamw")
 _LINE_SEARCH = 25  # evaluations at most
+_UNCHECKED: Any = torch.sparse.check_sparse_tensor_invariants  # torch wants the choice made: sparse gradients are its own, so sound
 
 
 class NonFinite(MainstemError):
@@ -97,7 +98,7 @@ class Optimiser:
 
     def _single(self, closure: Callable[[], Tensor]) -> float:
         loss, _ = self._gradient(closure)
-        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # torch asks for a choice; the gradients are torch's own
+        with _UNCHECKED(enable=False):
             for part in self._made().values():
                 part.step()
         return loss
