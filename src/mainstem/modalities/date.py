@@ -124,7 +124,7 @@ def _parts(values: Sequence[float | None]) -> Array:
     days, months, years = (moments.astype(f"datetime64[{unit}]") for unit in "DMY")
     day_number, month_number, year_number = (a.astype(np.int64) for a in (days, months, years))
     turns = 2 * np.pi * np.stack([month_number % 12 / 12, (day_number + 3) % 7 / 7, seconds % 86_400 / 86_400])
-    waves = [wave(turn) for turn in turns for wave in (np.sin, np.cos)]
+    waves = [np.round(wave(turn), 9) for turn in turns for wave in (np.sin, np.cos)]  # processors differ in the last digit
     day = (days - months.astype("datetime64[D]")).astype(np.int64) + 1.0
     parts = np.stack([seconds / 86_400, year_number + 1970.0, *waves[:2], day, *waves[2:]], axis=1)
     parts[gaps] = np.nan
