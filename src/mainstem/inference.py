@@ -21,7 +21,8 @@ CHUNK = 256  # examples encoded and predicted at a time
 
 def encoder(modality: str) -> Any:
     """The encoder of one input: the modality's plug-in, or the table's, which takes several columns at once."""
-    return registry.load("modalities", modality).plugin
+    module = registry.load("modalities", modality)
+    return module if modality == "table" else module.plugin
 
 
 def fit_input(each: Input, schema: Schema, table: Table) -> Input:

@@ -1,0 +1,255 @@
+"""The training loop: batches in the order of (seed, epoch), steps, epochs, the best weights kept, a checkpoint now and then.
+
+It knows no task: `Task.step` does a step, and what is trained are the networks it is handed. Killed at any moment, the
+same call on the same folder goes on where the newest checkpoint stands and ends in the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mainstem.config import Training
+from mainstem.contracts import Array, Batch, Task
+from mainstem.training import checkpoints, order, randomness
+from mainstem.training.loader import Encoded
+from mainstem.training.optimisers import DEFAULT_LR, Optimiser
+from mainstem.training.schedules import Schedule
+from mainstem.training.stops import Stops
+from mainstem.training.tensors import to_array, to_tensor
+
+BATCH_SIZE = 32
+
+
+@dataclass
+class History:
+    """What a training run did. `best_epoch` counts from 1: the epochs after which the kept weights stood; `steps` all it took."""
+
+    epochs: int = 0
+    steps: int = 0
+    best_epoch: int = 0
+    reason: str = ""
+    losses: list[float] = field(default_factory=list)
+    valid: list[float] = field(default_factory=list)
+
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+def fit(
+    task: Task,
+    networks: Mapping[str, torch.nn.Module],
+    train: Encoded,
+    valid: Encoded | None,
+    settings: Training,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    report: Report = lambda figures: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> History:
+    """Train `networks` in place and return what was done.
+
+    With `valid`, the weights after the epoch of its least loss are kept. `folder`: where checkpoints go; None writes none.
+    `stopped` is asked after every step (Ctrl-C, a time limit): the run then ends with the best weights so far.
+    Raises NonFinite (MainstemError) at the first step that is not finite; the weights are then those before it.
+    """
+    return _Fit(task, networks, train, valid, settings, seed, folder, report, stopped).run()
+
+
+class _Fit:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        task: Task,
+        networks: Mapping[str, torch.nn.Module],
+        train: Encoded,
+        valid: Encoded | None,
+        settings: Training,
+        seed: int,
+        folder: Path | None,
+        report: Report,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.task, self.networks, self.train, self.valid, self.settings = task, networks, train, valid, settings
+        self.seed, self.folder, self.report, self.stopped = seed, folder, report, stopped
+        self.size = batch_size(settings, len(train))
+        self.per_epoch = max(1, -(-len(train) // self.size))
+        name = settings.optimizer or "adamw"
+        self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
+        self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
+        total = settings.steps or (settings.epochs or 1) * self.per_epoch
+        self.schedule = Schedule(settings, self.per_epoch, total)
+        self.stops = Stops(settings)
+        self.history = History()
+        self.epoch = self.position = 0  # epochs done, batches done within the next
+        self.sums = [0.0, 0]  # loss of the epoch so far, batches it is of
+        self.best: dict[str, Array] | None = None
+        self.saved = time.monotonic()
+
+    def run(self) -> History:
+        with randomness.deterministic():
+            randomness.seed_everything(self.seed)
+            self._resume()
+            self._mode(training=True)
+            while not self.history.reason:
+                self._epoch()
+        if self.best is not None:
+            _load(self.networks, self.best)
+        self._mode(training=False)
+        self._check()
+        return self.history
+
+    def _epoch(self) -> None:
+        for indices in order.batches(self.seed, self.epoch, len(self.train), self.size)[self.position :]:
+            self._step(indices)
+            self.history.reason = "stopped" if self.stopped() else self.stops.step_end(self.history.steps, 0.0)
+            if self.position == self.per_epoch:
+                self._epoch_end()
+            elif self.history.reason:
+                return
+            self._checkpoint()
+
+    def _check(self) -> None:
+        for optimiser in self.optimisers.values():
+            optimiser.check()
+
+    def _step(self, indices: Array) -> None:
+        factor = self.schedule.factor(self.history.steps, self.epoch)
+        for optimiser in self.optimisers.values():
+            optimiser.lr = self.lr * factor
+        rng = order.generator(self.seed, self.epoch, self.position)
+        batch = tensors(self.train.take(indices, rng))
+        figures = self.task.step(self.networks, batch, self.optimisers, rng)
+        self.position += 1
+        self.history.steps += 1
+        self.sums[0] += figures.get("loss", 0.0)
+        self.sums[1] += 1
+        self.report({"step": self.history.steps, "epoch": self.epoch, "rows": len(indices), "lr": self.lr * factor, **figures})
+
+    def _epoch_end(self) -> None:
+        loss = self.sums[0] / max(1, self.sums[1])
+        self.epoch, self.position, self.sums = self.epoch + 1, 0, [0.0, 0]
+        self.history.epochs = self.epoch
+        self.history.losses.append(loss)
+        watched = self._validate()
+        if watched is not None:
+            self.history.valid.append(watched)
+        reason = self.stops.epoch_end(self.epoch, self.history.steps, 0.0, loss, watched)
+        self.history.reason = self.history.reason or reason
+        if watched is not None and self.stops.improved:
+            self.best = _copy(self.networks)
+        self.history.best_epoch = self.epoch if watched is None else self.stops.best_epoch
+        self.schedule.epoch_end(loss if watched is None else watched)
+        self.report({"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched, "ended": True})
+
+    @torch.no_grad()
+    def _validate(self) -> float | None:
+        """The mean loss of the validation part, in evaluation mode; None where there is none or the task has no loss."""
+        if not self.valid or type(self.task).loss is Task.loss:
+            return None
+        self._mode(training=False)
+        size = len(self.valid) if self.task.batch_coupled else max(self.size, 256)
+        total = 0.0
+        for start in range(0, len(self.valid), size):
+            indices = np.arange(start, min(start + size, len(self.valid)))
+            batch = tensors(self.valid.take(indices))
+            total += float(self.task.loss(self.task.forward(self.networks, batch), batch)) * len(indices)
+        self._mode(training=True)
+        return total / len(self.valid)
+
+    def _mode(self, *, training: bool) -> None:
+        """Networks that learn nothing stay in evaluation mode: their norms and dropouts stand still."""
+        for module in self.networks.values():
+            module.train(training and any(p.requires_grad for p in module.parameters()))
+
+    # checkpoints
+
+    def _checkpoint(self) -> None:
+        if self.folder is None or self.history.reason or time.monotonic() - self.saved < self.settings.checkpoint_every:
+            return
+        self._check()
+        state, arrays = randomness.capture()
+        arrays = {f"random/{k}": v for k, v in arrays.items()}
+        arrays.update({f"weights/{k}": v for k, v in _copy(self.networks).items()})
+        arrays.update({f"best/{k}": v for k, v in (self.best or {}).items()})
+        optimisers = {}
+        for name, optimiser in self.optimisers.items():
+            optimisers[name], held = optimiser.state()
+            arrays.update({f"optimiser/{name}/{k}": v for k, v in held.items()})
+        json = {
+            "epoch": self.epoch,
+            "position": self.position,
+            "sums": self.sums,
+            "history": vars(self.history),
+            "schedule": self.schedule.state(),
+            "stops": self.stops.state(),
+            "random": state,
+            "optimisers": optimisers,
+        }
+        checkpoints.save(self.folder, self.history.steps, json, arrays)
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        found, warnings = checkpoints.load(self.folder) if self.folder else (None, [])
+        for warning in warnings:
+            self.report({"warning": warning})
+        if not found:
+            return
+        json, arrays = found.json, found.arrays
+        self.epoch, self.position, self.sums = json["epoch"], json["position"], list(json["sums"])
+        self.history = History(**json["history"])
+        self.schedule.load(json["schedule"])
+        self.stops.load(json["stops"])
+        _load(self.networks, _under(arrays, "weights/"))
+        self.best = _under(arrays, "best/") or None
+        for name, optimiser in self.optimisers.items():
+            optimiser.load(json["optimisers"][name], _under(arrays, f"optimiser/{name}/"))
+        randomness.restore(json["random"], _under(arrays, "random/"))
+
+
+def batch_size(settings: Training, rows: int) -> int:
+    """The rows of a batch."""
+    if settings.batch_size == "full" or settings.optimizer in ("gd", "lbfgs"):
+        return max(1, rows)
+    return min(int(settings.batch_size or BATCH_SIZE), max(1, rows))
+
+
+def tensors(batch: Batch) -> Batch:
+    """The batch with tensors in place of arrays; float64 becomes float32, as the graphs take it."""
+
+    def convert(array: Array) -> Any:
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    inputs: dict[str, Any] = {name: {key: convert(a) for key, a in arrays.items()} for name, arrays in batch.inputs.items()}
+    target: dict[str, Any] = {name: convert(a) for name, a in batch.target.items()}
+    weights: Any = None if batch.weights is None else convert(batch.weights)
+    return replace(batch, inputs=inputs, target=target, weights=weights)
+
+
+def _copy(networks: Mapping[str, torch.nn.Module]) -> dict[str, Array]:
+    """The weights and buffers of networks that learn, copied."""
+    return {
+        f"{name}/{key}": to_array(tensor).copy()
+        for name, module in networks.items()
+        if any(p.requires_grad for p in module.parameters())
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def _load(networks: Mapping[str, torch.nn.Module], arrays: Mapping[str, Array]) -> None:
+    for name, module in networks.items():
+        if held := _under(arrays, f"{name}/"):
+            module.load_state_dict({key: to_tensor(array) for key, array in held.items()})
+
+
+def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
