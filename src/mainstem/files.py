@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,8 @@ from typing import Any
 from mainstem.errors import MainstemError
 
 MANIFEST = "MANIFEST.json"
-_TEMPORARY = ".tmp-"
+_TEMPORARY, _OLD = ".tmp-", ".old-"  # being written or removed; set aside while its replacement takes the name
+_LEFT = re.compile(r"(.+)\.(tmp|old)-[0-9a-f]{8}")
 _CHUNK = 1 << 20
 
 
@@ -59,8 +61,16 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
+def _make_folder(path: Path) -> None:
+    """Create `path` and the parents it lacks, on the disk when this returns."""
+    lacking = [p for p in (path, *path.parents) if not p.exists()]
+    os.makedirs(path, exist_ok=True)
+    for made in reversed(lacking):
+        _sync_folder(made.parent)
+
+
+def _temporary(path: Path, mark: str = _TEMPORARY) -> Path:
+    return path.with_name(f"{path.name}{mark}{secrets.token_hex(4)}")
 
 
 def write_bytes(path: Path | str, data: bytes) -> Path:
@@ -69,7 +79,7 @@ def write_bytes(path: Path | str, data: bytes) -> Path:
     temporary = _temporary(path)
     with _reported(path, len(data)):
         try:
-            os.makedirs(path.parent, exist_ok=True)
+            _make_folder(path.parent)
             _write(temporary, data)
             os.rename(temporary, path)
             _sync_folder(path.parent)
@@ -95,12 +105,20 @@ def write_json(path: Path | str, value: Any) -> Path:
 
 
 def append_line(path: Path | str, text: str) -> None:
-    """Add one line to a log. A line may be lost at power loss; the lines before it stand."""
-    path = Path(path)
-    with _reported(path, len(text)):
+    """Add one line to a log. A line may be lost at power loss; the lines before it stand.
+
+    On a full disk none of the line stays, so that the next one does not run into it.
+    """
+    path, data = Path(path), (text + "\n").encode()
+    with _reported(path, len(data)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(handle).st_size
         try:
-            os.write(handle, (text + "\n").encode())
+            if os.write(handle, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
         finally:
             os.close(handle)
 
@@ -158,7 +176,8 @@ def folder(path: Path | str, manifest: Mapping[str, Any] | None = None) -> Itera
     temporary = _temporary(path)
     with _reported(path):
         try:
-            os.makedirs(temporary, exist_ok=False)
+            _make_folder(path.parent)
+            os.mkdir(temporary)
             made = Folder(temporary)
             yield made
             if manifest is not None:
@@ -175,7 +194,7 @@ def _swap(temporary: Path, path: Path) -> None:
     """Give `temporary` the name `path`; what had the name is removed afterwards."""
     old = None
     if path.exists():
-        old = _temporary(path)
+        old = _temporary(path, _OLD)
         os.rename(path, old)
     try:
         os.rename(temporary, path)
@@ -211,9 +230,12 @@ def sweep(parent: Path | str) -> int:
     Returns how many were removed. Call it only where no other writer is at work (a run holds its folder's lock).
     """
     parent, removed = Path(parent), 0
-    for entry in sorted(parent.glob(f"*{_TEMPORARY}*")) if parent.is_dir() else ():
-        name = parent / entry.name.partition(_TEMPORARY)[0]
-        if entry.is_dir() and not name.exists() and (entry / MANIFEST).is_file() and not broken(entry):
+    for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
+        left = _LEFT.fullmatch(entry.name)
+        if left is None:
+            continue
+        name = parent / left[1]
+        if left[2] == "old" and not name.exists():
             with _reported(name):
                 os.rename(entry, name)
         else:
