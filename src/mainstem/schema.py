@@ -52,7 +52,7 @@ class Schema:
         answers = self._parse_targets(rows, errors) if target and self.targets else None
         good = [i for i in range(len(rows)) if i not in errors]
         columns = {name: [values[i] for i in good] for name, values in typed.items()}
-        hashes = [_hash(values[i] for values in typed.values()) for i in good]
+        hashes = [row_hash(values[i] for values in typed.values()) for i in good]
         return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
 
     def _check_columns(self, rows: Rows, columns: Sequence[Column]) -> None:
@@ -68,9 +68,8 @@ class Schema:
         if len(self.targets) == 1:
             answers = _parse_column(self.targets[0], rows, errors)
         else:
-            flags = [_parse_column(replace(c, kind="category", settings={}), rows, errors) for c in self.targets]
-            names = [c.name for c in self.targets]
-            answers = [_chosen(names, row) for row in zip(*flags, strict=True)]
+            flags = [_parse_flags(column, rows, errors) for column in self.targets]
+            answers = [_chosen([c.name for c in self.targets], row) for row in zip(*flags, strict=True)]
         for i, answer in enumerate(answers):
             if answer is None and i not in errors:
                 errors[i] = MainstemError(
@@ -83,11 +82,21 @@ YES = frozenset({"yes", "y", "true", "t", "1", "是", "有", "对"})
 NO = frozenset({"no", "n", "false", "f", "0", "否", "无", "没有", "错"})
 
 
-def _chosen(names: Sequence[str], flags: Sequence[Value]) -> list[str] | None:
+def _chosen(names: Sequence[str], flags: Sequence[bool | None]) -> tuple[str, ...] | None:
     """The names whose flag says yes; None where a flag is missing."""
     if any(flag is None for flag in flags):
         return None
-    return [name for name, flag in zip(names, flags, strict=True) if str(flag).casefold() in YES]
+    return tuple(sorted(name for name, flag in zip(names, flags, strict=True) if flag))
+
+
+def _parse_flags(column: Column, rows: Rows, errors: dict[int, MainstemError]) -> list[bool | None]:
+    flags: list[bool | None] = []
+    for i, value in enumerate(_parse_column(replace(column, kind="category", settings={}), rows, errors)):
+        word = None if value is None else str(value).casefold()
+        if word is not None and word not in YES | NO:
+            errors.setdefault(i, MainstemError(f"expected yes or no, found {show(value)}", where=rows.place(i, column.name)))
+        flags.append(None if word is None else word in YES)
+    return flags
 
 
 def _parse_column(column: Column, rows: Rows, errors: dict[int, MainstemError]) -> list[Value]:
@@ -136,7 +145,7 @@ def checked(text: str) -> str:
     return str(text)
 
 
-def _hash(values: Iterable[Value]) -> str:
+def row_hash(values: Iterable[Value]) -> str:
     """One hash for the typed values of a row, the same whatever format they came in."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:

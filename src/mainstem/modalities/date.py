@@ -147,7 +147,7 @@ class Date:
         except (ValueError, OverflowError):
             value = None
         if value is None or not _FIRST <= value < _LAST:
-            if isinstance(raw, str) and looks_like(raw):
+            if value is None and isinstance(raw, str) and looks_like(raw):
                 raise MainstemError(f"which is the day in {schema.show(raw)}?", do="Write dates as 2024-01-31.")
             raise MainstemError(f"expected a date, found {schema.show(raw)}", do="Write it as 2024-01-31 or 2024-01-31T15:30:00+08:00.")
         return value

@@ -147,10 +147,11 @@ def _fit_and_crop(image: Image, size: Sequence[int], crop: float | str, filter_n
     if crop == "squash":
         return image.resize((width, height), resample(filter_name))
     tall, wide = int(height / float(crop)), int(width / float(crop))
+    whole = int if tall == wide else round  # torchvision cuts, timm rounds
     if tall * image.width >= wide * image.height:  # the width is to spare
-        wide = int(tall * image.width / image.height)
+        wide = whole(tall * image.width / image.height)
     else:
-        tall = int(wide * image.height / image.width)
+        tall = whole(wide * image.height / image.width)
     image = image.resize((wide, tall), resample(filter_name))
     left, top = round((wide - width) / 2), round((tall - height) / 2)
     return image.crop((left, top, left + width, top + height))

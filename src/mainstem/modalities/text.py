@@ -232,8 +232,10 @@ class Text:
             return None
         if isinstance(raw, str):
             return schema.checked(raw)
+        if isinstance(raw, bool | np.bool_):
+            return str(bool(raw))
         if isinstance(raw, Real | Decimal):
-            return str(raw) if isinstance(raw, bool) else spell(raw)
+            return spell(raw)
         raise MainstemError(f"expected text, found {schema.show(raw)}", do="Give a string.")
 
     def fit(self, settings: Mapping[str, Any], values: Sequence[str | None]) -> State:
