@@ -15,6 +15,7 @@ from mainstem.contracts import Info, Ref
 
 # depth 0: as many stages as leave a map of about 4 pixels an edge; small pictures are stretched to `size`
 DEFAULTS: dict[str, Any] = {"size": 32, "width": 32, "depth": 0, "dropout": 0.1, "init": "kaiming_normal"}
+AUGMENT = {"crop": 0.8, "rotate": 10}  # while training; no mirroring, which would make another digit or letter
 INITIALISERS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "default")
 
 
@@ -31,7 +32,7 @@ class Cnn:
             inputs=(_picture.port((s["size"], s["size"])),),
             features=_picture.features(widths[-1], widths[-1], (edge, edge)),
             pooled="pooled",
-            processor=_picture.processor((s["size"], s["size"])),
+            processor=_picture.processor((s["size"], s["size"]), augment=AUGMENT),
             parameters=_parameters(s["width"], widths),
             extra="train",
             pretrained=ref.folder is not None,

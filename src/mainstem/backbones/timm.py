@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from mainstem.errors import MainstemError, MissingExtra, suggest
 
 Config = dict[str, Any]  # config.json of a timm folder: architecture, num_classes, num_features, pretrained_cfg, model_args
 POOLED = "pooled_features"  # our key in it: the width before the classifier, where it is not num_features
-DEFAULTS: Config = {"size": 0, "pretrained": True}  # size 0: the one it was trained with
+SIZE: Config = {"size": 0}  # 0: the one it was trained with
 # Where timm would fetch weights from, by itself and as pickles: never followed.
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 
 
 class Timm:
-    """The plug-in, and that of the classics by name: `fresh` tells the config of a network that has no folder yet."""
+    """The plug-in, and that of the classics by name: `fresh` tells the config of a network that has no folder yet.
 
-    def __init__(self, fresh: Callable[[Ref], Config]) -> None:
-        self.fresh = fresh
+    Settings: size (pixels an edge), and `more` by name with their defaults.
+    """
+
+    def __init__(self, fresh: Callable[[Ref], Config], **more: Any) -> None:
+        self.fresh, self.defaults = fresh, {**SIZE, **more}
 
     def describe(self, ref: Ref) -> Info:
         """Features "pooled" [row, D] and, where the size of it can be told, "map" [row, h, w, W]."""
@@ -112,7 +115,7 @@ class Timm:
 
     def _config(self, ref: Ref) -> Config:
         """The config with the size that was asked for. A copy: the caller may change it."""
-        settings = _own.settings(Ref(ref.text, ref.family, settings=ref.settings), DEFAULTS)
+        settings = _own.settings(Ref(ref.text, ref.family, settings=ref.settings), self.defaults)
         config = _own.config(ref) if ref.folder else json.loads(json.dumps(self.fresh(ref)))
         where = str(ref.folder or ref.text)
         cfg = config.get("pretrained_cfg")
@@ -121,12 +124,12 @@ class Timm:
         return _resized(config, settings["size"]) if settings["size"] else config
 
 
-def new(architecture: str, size: int, grid: int, width: int, pooled: int, parameters: int, fixed: bool = False) -> Config:
-    """The config of a network without weights: `size` pixels an edge, `grid` × `grid` positions of `width` in its map."""
+def new(architecture: str, size: int, width: int, pooled: int, parameters: int, *, grid: int = 0, **model_args: Any) -> Config:
+    """The config of a network without weights: `size` pixels an edge, `grid` × `grid` positions in the map of a convolutional one."""
     cfg = {
         "input_size": [3, size, size],
-        "fixed_input_size": fixed,
-        "pool_size": None if fixed else [grid, grid],
+        "fixed_input_size": not grid,
+        "pool_size": [grid, grid] if grid else None,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "mean": [0.5, 0.5, 0.5],
@@ -134,7 +137,17 @@ def new(architecture: str, size: int, grid: int, width: int, pooled: int, parame
         "num_classes": 0,
     }
     names = {"architecture": architecture, "num_classes": 0, "num_features": width, POOLED: pooled, "parameters": parameters}
-    return {**names, "pretrained_cfg": cfg, "model_args": {}}
+    return {**names, "pretrained_cfg": cfg, "model_args": model_args}
+
+
+def variant(ref: Ref, known: Collection[str], default: str) -> str:
+    """What follows the family's name. Raises MainstemError with the nearest known one."""
+    asked = ref.variant or default
+    if asked not in known:
+        dash = "" if asked[0].isdigit() else "-"
+        names = [f"{ref.family}{dash}{name}" for name in known]
+        raise MainstemError(f"there is no '{ref.text}'", do=suggest(f"{ref.family}{dash}{asked}", names))
+    return asked
 
 
 def _resized(config: Config, size: int) -> Config:
@@ -146,8 +159,9 @@ def _resized(config: Config, size: int) -> Config:
     if cfg.get("fixed_input_size"):
         config["model_args"] = {**config.get("model_args", {}), "img_size": size}
     elif cfg.get("pool_size"):
-        steps = [high / cfg["pool_size"][0], wide / cfg["pool_size"][1]]
-        cfg["pool_size"] = [-(-size // int(step)) for step in steps] if all(step.is_integer() for step in steps) else None
+        step = high // cfg["pool_size"][0]  # of 32, as a rule; elsewhere networks round differently, so no map is promised
+        whole = step in (4, 8, 16, 32, 64) and high % step == size % step == 0 and high == wide
+        cfg["pool_size"] = [size // step, size // step] if whole else None
     return config
 
 
@@ -164,7 +178,7 @@ def _features(config: Config, folder: Path | None) -> dict[str, Feature]:
 def _patch(config: Config) -> int:
     """The edge of a vision transformer's patches, 0 for other networks."""
     match = re.match(r"(?:vit|deit)\w*_patch(\d+)_", config["architecture"])
-    return int(match[1]) if match else 0
+    return config.get("model_args", {}).get("patch_size", int(match[1])) if match else 0
 
 
 def _map(module: Any, x: Any) -> Any:
@@ -266,7 +280,7 @@ def _fetch(ref: Ref, repository: str) -> Path:
 def named(ref: Ref) -> Config:
     """The config of timm:NAME; "fetch" is the repository on the hub that holds its weights."""
     config = _named(ref.variant, ref.settings.get("size", 0))
-    if not ref.settings.get("pretrained", DEFAULTS["pretrained"]):
+    if not ref.settings.get("pretrained", True):
         return {**config, "fetch": ""}
     if not config["fetch"]:
         raise MainstemError(f"timm has no pretrained weights of '{ref.variant}'", do="Set pretrained to false to train from scratch.")
@@ -298,4 +312,4 @@ def _named(name: str, size: int) -> Config:
     }
 
 
-plugin = Timm(named)
+plugin = Timm(named, pretrained=True)
