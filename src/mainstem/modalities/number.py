@@ -96,7 +96,8 @@ class Number:
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> float | None:
         """A cell → float. Raises MainstemError for text that is no number, for True and False, and for infinity."""
-        if is_missing(raw):
+        plain = isinstance(raw, str) and _PLAIN.fullmatch(raw)  # most cells are: the short way
+        if not plain and is_missing(raw):
             return None
         value = _number(ascii_form(raw)) if isinstance(raw, str) else _from_object(raw)
         if value is None:
