@@ -1,3 +1,28 @@
-"""mainstem: adapt one backbone to many tasks, and ship exactly the model you measured."""
+"""mainstem: adapt one backbone to many tasks, and ship exactly the model you measured.
+
+import mainstem as ms
+run = ms.train("reviews.csv", target="label")
+run.model.predict(["fine film"])
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["MainstemError", "Model", "Run", "load", "train"]
+
+if TYPE_CHECKING:
+    from mainstem.api import Model, Run, load, train
+    from mainstem.errors import MainstemError
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mainstem' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module("mainstem.errors" if name == "MainstemError" else "mainstem.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

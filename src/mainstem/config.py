@@ -151,8 +151,9 @@ class Config(Settings):
     """given settings win over those of the plan, in every candidate"""
     seed: int = 0
     replay: Literal["full", "hashes"] = "full"
-    cuts: tuple[str, ...] = ()
-    """what a time limit or Ctrl-C cut from the plan; a resolved config that has cuts repeats them"""
+    cuts: dict[str, int] = {}
+    """what a time limit or Ctrl-C cut: steps after which a fit ended, by "CANDIDATE/PART"; "folds": how many were done;
+    "refit": 0 where there was no time for it. A resolved config repeats its cuts"""
 
 
 # Names of the hub's trainer that people know.

@@ -370,6 +370,7 @@ class Task:
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
     metrics: ClassVar[tuple[str, ...]] = ()
+    compared_by: ClassVar[tuple[str, int]] = ("", 1)  # the metric that candidates are compared by; 1: higher is better, -1: lower
     options: ClassVar[Mapping[str, Any]] = {}  # what a request may set, with defaults
     routes: ClassVar[tuple[Route, ...]] = ()
     tolerance: ClassVar[float] = 0.0  # of `differ`

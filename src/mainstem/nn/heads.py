@@ -17,7 +17,7 @@ class Head(nn.Module):
     """{"INPUT.feature": float [row, width]} → {output: float32 [row, outputs]}.
 
     It reads the features whose only axis is "row", in the order of their names. `settings`: hidden (widths of the hidden
-    layers), activation, norm, dropout (before every linear layer), init. Raises MainstemError where no feature is a vector.
+    layers), activation, norm, dropout (before every linear layer), init, standardize (each feature to mean 0, variance 1). Raises MainstemError where no feature is a vector.
     """
 
     def __init__(self, features: Mapping[str, Feature], output: str, outputs: int, settings: Mapping[str, Any]) -> None:
@@ -27,6 +27,8 @@ class Head(nn.Module):
             raise MainstemError(f"none of the features {', '.join(sorted(features)) or '(there are none)'} is a vector a row")
         self.output = output
         width, layers = sum(features[name].width for name in self.names), []
+        if settings["standardize"]:
+            layers.append(nn.BatchNorm1d(width, affine=False, momentum=None))  # no momentum: the plain average of what it saw
         for hidden in settings["hidden"]:
             layers += [nn.Dropout(settings["dropout"]), _linear(width, hidden, settings["init"])]
             layers += [NORMS[settings["norm"]](hidden), ACTIVATIONS[settings["activation"]]()]

@@ -35,6 +35,7 @@ class Classification(Task):
         "brier",
         "ece",
     )
+    compared_by = ("cross_entropy", -1)
     # What the tolerance of calls lets through: logits up to 20 in size may differ by 2e-3, a probability by half of that.
     tolerance = 1e-3
 
@@ -68,8 +69,8 @@ class Classification(Task):
         return replace(state, json={**state.json, "temperature": temperature})
 
     def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
-        """Logits [row, labels] → the likeliest label, its probability, and those of all; logits that are no numbers → an error."""
-        logits, labels = np.asarray(output["logits"]), list(state.json["labels"])
+        """Logits [row, labels] → the likeliest label, its probability, and those of all; NaN → an error."""
+        logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
         good = finite(logits)
         probabilities = _temperature.softmax(np.where(good[:, None], logits, 0.0), state.json.get("temperature", 1.0))
         return classified(probabilities, labels, good)

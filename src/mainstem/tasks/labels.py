@@ -32,6 +32,7 @@ class Labels(Task):
         "average_precision",
         "exact_match",
     )
+    compared_by = ("average_precision", 1)
     tolerance = 1e-3  # as of classification: half of what the tolerance of calls lets through on logits of 20
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
@@ -73,7 +74,7 @@ class Labels(Task):
 
     def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
         """Logits [row, labels] → the labels that reach their threshold, and the probability of every label."""
-        logits, labels = np.asarray(output["logits"]), list(state.json["labels"])
+        logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
         bad = np.isnan(logits).any(axis=1).tolist()
         scores = _temperature.sigmoid(np.nan_to_num(logits), state.json.get("temperature", 1.0))
         chosen = (scores >= np.asarray(state.json.get("thresholds", 0.5))).tolist()

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mainstem import registry
 from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, State, Task
 from mainstem.errors import MainstemError
+from mainstem.modalities.number import plugin as number
 from mainstem.tasks import _settings
 
 COVERAGE = 0.9  # share of new rows whose answer lies between low and high
@@ -27,6 +27,7 @@ class Regression(Task):
 
     target = "number"
     metrics = ("r2", "rmse", "mae", "mape")
+    compared_by = ("rmse", -1)
     tolerance = 1e-2  # of the interval's width, or of the value where that is more
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
@@ -91,7 +92,7 @@ def _flat(values: Array) -> Array:
 
 def _unscale(scaled: Array, state: State) -> list[float]:
     """Scaled units → the answer's own, by the modality that scaled them."""
-    values = registry.load("modalities", "number").plugin.decode({"value": scaled}, {}, {"answer": True}, state)
+    values = number.decode({"value": scaled}, {}, {"answer": True}, state)
     return [float(v) if v is not None else math.nan for v in values]
 
 

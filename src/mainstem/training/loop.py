@@ -125,7 +125,7 @@ class _Fit:
         factor = self.schedule.factor(self.history.steps, self.epoch)
         for optimiser in self.optimisers.values():
             optimiser.lr = self.lr * factor
-        rng = order.generator(self.seed, self.epoch, self.position)
+        rng = np.random.default_rng((self.seed, self.epoch, self.position))
         batch = tensors(self.train.take(indices, rng))
         figures = self.task.step(self.networks, batch, self.optimisers, rng)
         self.position += 1

@@ -1,0 +1,214 @@
+"""One thin function a verb: what the command line calls, and what `import mainstem as ms` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mainstem import artifact
+from mainstem.contracts import Prediction, Rows
+from mainstem.errors import MainstemError
+
+Say = Callable[[str], None]
+
+
+class Model:
+    """A sealed model folder, verified when it is loaded. Needs no PyTorch."""
+
+    def __init__(self, path: Path | str) -> None:
+        from mainstem import seal
+
+        self.path = artifact.find(path)
+        artifact.check(self.path)
+        self.pipeline, self.runner = seal.open_folder(self.path)
+
+    def __repr__(self) -> str:
+        contents = self.pipeline.artifact
+        return f"<Model of {contents.task} at {self.path}>"
+
+    def predict(self, data: Any, *, on_error: str = "fail", options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Predictions for rows in any form that `train` takes, or a list of texts where the model reads one column.
+
+        Each is {"prediction", "score", "scores", …}, in the order of the rows. on_error: "fail" raises the first bad row's
+        MainstemError; "skip" gives {"error": sentence} in its place.
+        """
+        answers = self.answer(self.read(data), options)
+        if on_error == "fail":
+            for answer in answers:
+                if isinstance(answer, MainstemError):
+                    raise answer
+        return [{"error": str(a)} if isinstance(a, MainstemError) else self.pipeline.render(a) for a in answers]
+
+    def answer(self, rows: Rows, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
+        """One answer a row, bad rows as their error."""
+        return self.pipeline.predict(rows, self.runner, options)[0]
+
+    def read(self, data: Any) -> Rows:
+        """Any source of rows, read with this model's columns in mind."""
+        from mainstem.data import sources
+
+        return data if isinstance(data, Rows) else sources.read(data, like=self.pipeline.artifact.schema)
+
+    def evaluate(self, data: Any, *, group: str = "", seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
+        """Metrics with 95 % bootstrap intervals beside a trivial baseline, as JSON (see evaluation/report.py).
+
+        group: a column whose values are resampled whole. Raises MainstemError where the answers are missing.
+        """
+        from mainstem.evaluation.report import evaluate
+
+        rows = self.read(data)
+        table, errors = self.pipeline.parse(rows, target=True)
+        if errors:
+            first = errors[min(errors)]
+            raise MainstemError(f"{first.what} ({len(errors)} rows cannot be evaluated)", where=first.where, do=first.do)
+        groups = None
+        if group:
+            if group not in rows.columns:
+                raise MainstemError(f"there is no column '{group}'", where=rows.where)
+            groups = [str(rows.columns[group][i]) for i in table.source]
+        predictions = self.pipeline.predict_table(table, self.runner)
+        labels = self.pipeline.artifact.state.json.get("labels", [])
+        contents = self.pipeline.artifact
+        report: dict[str, Any] = evaluate(
+            contents.task, predictions, table.target or [], labels, groups=groups, seed=seed, resamples=resamples
+        )
+        return report
+
+    def verify(self, data: Any = None, *, url: str = "", token: str = "") -> dict[str, Any]:
+        """Hold the model against its replay, here or at a live server's `url`. Raises seal.Mismatch where it differs."""
+        from mainstem import seal
+
+        return seal.verify(self.path, None if data is None else self.read(data), url, token)
+
+
+@dataclass
+class Run:
+    """A finished training run."""
+
+    path: Path
+    report: Mapping[str, Any] = field(default_factory=dict)
+    chosen: str = ""
+    interrupted: bool = False
+
+    @cached_property
+    def model(self) -> Model:
+        """The model that the run sealed."""
+        return Model(self.path)
+
+
+def load(path: Path | str) -> Model:
+    """The model of a model folder or a run folder. Raises MainstemError where it is not as it was sealed."""
+    return Model(path)
+
+
+def train(
+    data: Any = None,
+    target: str | Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    config: Path | str | Mapping[str, Any] | None = None,
+    resume: bool = False,
+    say: Say = lambda text: None,
+    report: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    stop: Any = None,
+    **settings: Any,
+) -> Run:
+    """Train, evaluate and seal a model; returns the run.
+
+    data: a path (CSV, TSV, JSONL, Parquet, XLSX, a folder of class folders of pictures), a DataFrame, a list of dicts.
+    target: the column to predict, or several yes/no columns.
+    out: the run folder; default runs/STEM, then runs/STEM-2.
+    config: a YAML file or a tree of settings; `settings` are set over it: the names of SHORT, "training.lr" style paths
+    with "__" for the dot, or the hub's training names.
+    Raises MainstemError for what a user can mend.
+    """
+    from mainstem.training import run
+
+    made = configure(data, target, config, settings)
+    path = Path(out) if out else run_folder(made.data.path, resume)
+    if path.exists() and not resume and any(path.iterdir()):
+        raise MainstemError("this run folder exists already", where=str(path), do="Choose another with -o, or go on with it by --resume.")
+    source = None if isinstance(data, str | Path) or data is None else data
+    result = run.train(made, source, folder=path, resume=resume, say=say, report=report, stop=stop)
+    return Run(result.folder, result.report, result.chosen, result.interrupted)
+
+
+# Settings that have a flag, and where they lie in the config.
+SHORT = {
+    "task": "task",
+    "inputs": "data.inputs",
+    "valid": "data.valid",
+    "test": "data.test",
+    "group": "data.group",
+    "time": "data.time",
+    "separator": "data.separator",
+    "encoding": "data.encoding",
+    "class_weight": "data.class_weight",
+    "backbones": "backbones",
+    "adapt": "adapt",
+    "epochs": "training.epochs",
+    "steps": "training.steps",
+    "batch_size": "training.batch_size",
+    "lr": "training.lr",
+    "optimizer": "training.optimizer",
+    "schedule": "training.schedule",
+    "time_limit": "training.time_limit",
+    "tol": "training.tol",
+    "patience": "training.patience",
+    "seed": "seed",
+    "allow_leak": "split.allow_leak",
+    "replay": "replay",
+}
+
+
+def configure(data: Any, target: str | Sequence[str], config: Any, settings: Mapping[str, Any]) -> Any:
+    """Flags or keyword arguments → a config. Raises MainstemError that names every wrong field."""
+    from mainstem import config as configs
+
+    tree: Mapping[str, Any] = config if isinstance(config, Mapping) else configs.read(config) if config else {}
+    where = "" if isinstance(config, Mapping) or not config else str(config)
+    assignments: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is None:
+            continue
+        name = {"backbone": "backbones", "input": "inputs"}.get(name, name)
+        if name in ("backbones", "inputs"):
+            value = (
+                [value] if isinstance(value, str) else [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else list(value)
+            )
+        if name == "columns":
+            assignments["data.columns"] = [{"name": column, "kind": kind} for column, kind in dict(value).items()]
+        else:
+            assignments[SHORT.get(name) or configs.HUB_NAMES.get(name) or name.replace("__", ".")] = value
+    if isinstance(data, str | Path):
+        assignments["data.path"] = str(data)
+    targets = [target] if isinstance(target, str) else list(target)
+    if targets:
+        assignments["data.targets"] = targets
+    made = configs.build(configs.overlay(tree, assignments), where)
+    if not made.data.path and data is None:
+        raise MainstemError("there is no data to train on", do="Give a file, a folder or a DataFrame.")
+    return made
+
+
+def run_folder(path: str, resume: bool) -> Path:
+    """runs/STEM, or the first of runs/STEM-2, -3, … that is not there; with `resume` the last that is."""
+    stem = Path(path).name.split(".")[0] if path and path != "-" else "frame"
+    base = Path("runs") / (stem or "run")
+    names = _numbered(base)
+    found = next(names)
+    last = found
+    while found.exists():
+        last, found = found, next(names)
+    return last if resume else found
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    number = 2
+    while True:
+        yield base.with_name(f"{base.name}-{number}")
+        number += 1

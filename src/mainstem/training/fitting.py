@@ -1,0 +1,293 @@
+"""Fit one candidate on some rows: a predictor by its library, networks by the loop. The result answers like any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mainstem import registry, schema
+from mainstem.artifact import Artifact, Input
+from mainstem.config import Candidate, InputSettings, Training
+from mainstem.contracts import Array, Arrays, Batch, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
+from mainstem.errors import MainstemError
+from mainstem.inference import CHUNK, Pipeline, drive, encoder, fit_input, row_seeds
+from mainstem.runtimes._calls import GraphRunner
+from mainstem.training.loader import Encoded
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be learned, whatever the candidate: the same for all of them."""
+
+    task: Task
+    name: str  # of the task
+    schema: schema.Schema
+    target: State
+    seed: int
+    class_weight: str = ""
+
+
+@dataclass
+class Fitted:
+    """A candidate that has learned. `artifact` is not calibrated yet; `networks` is None for a predictor."""
+
+    artifact: Artifact
+    runner: Runner
+    networks: Any = None
+    learned: State | None = None  # of a predictor
+    epochs: int = 0
+    steps: int = 0
+    reason: str = ""
+    losses: Sequence[float] = ()
+    kept: Mapping[str, Callable[[Table], Array]] = field(default_factory=dict)  # features of frozen backbones by input
+
+
+def predictor_of(settings: InputSettings, training: Training) -> Any:
+    """The predictor that an input's backbone names, or None where it is a network (or is asked to be one by an optimiser)."""
+    module = registry.load("backbones", registry.resolve(settings.backbone).family)
+    predictor = getattr(module, "predictor", None)
+    return predictor if predictor is not None and (not training.optimizer or not hasattr(module, "plugin")) else None
+
+
+def describe(settings: InputSettings, training: Training, state: State | None = None) -> Info:
+    """The Info of an input's backbone or predictor."""
+    ref = registry.resolve(settings.backbone)
+    plugin = predictor_of(settings, training) or registry.load("backbones", ref.family).plugin
+    info: Info = plugin.describe(replace(ref, settings=settings.settings, state=state or State()))
+    return info
+
+
+def fit_target(task: Task, column: schema.Column, values: Sequence[Value]) -> State:
+    """The state of the answers' modality, with "labels" where there are any."""
+    if task.target is None:
+        return State()
+    state = encoder(task.target).fit({**column.settings, "answer": True}, values)
+    return replace(state, json={**state.json, "labels": state.json["values"]}) if "values" in state.json else state
+
+
+def fit(
+    candidate: Candidate,
+    problem: Problem,
+    train: Table,
+    valid: Table | None,
+    *,
+    folder: Path | None = None,
+    report: Report = lambda figures: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Fitted:
+    """Fit `candidate` on the rows of `train`; `valid` steers early stopping alone. Raises MainstemError as its parts do."""
+    inputs = tuple(_fitted_input(each, candidate, problem, train) for each in candidate.inputs)
+    if predictor := predictor_of(candidate.inputs[0], candidate.training):
+        return _fit_predictor(predictor, candidate, problem, inputs, train)
+    return _fit_networks(candidate, problem, inputs, train, valid, folder, report, stopped)
+
+
+def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Problem, train: Table) -> Input:
+    info = describe(settings, candidate.training)
+    direct = predictor_of(settings, candidate.training) is not None
+    made = Input(
+        name=settings.name,
+        modality=info.modality,
+        columns=settings.columns,
+        processor={**info.processor, **settings.processor},
+        backbone="" if direct else settings.backbone,
+        settings=settings.settings,
+        adapt=settings.adapt or ("probe" if info.pretrained else "full"),
+    )
+    return fit_input(made, problem.schema, train)
+
+
+def _weights(problem: Problem, answers: Sequence[Value]) -> Array | None:
+    """Weights by example that even out the classes, 1 on average; None where none are asked for."""
+    if problem.class_weight != "balanced" or problem.task.target != "category":
+        return None
+    values, index, counts = np.unique(np.array(answers), return_inverse=True, return_counts=True)
+    return np.asarray((len(answers) / (len(values) * counts))[index])
+
+
+# --- predictors -------------------------------------------------------------------------------------------------------
+
+
+def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, inputs: tuple[Input, ...], train: Table) -> Fitted:
+    table = inputs[0]
+    artifact = _artifact(problem, inputs, candidate)
+    pipeline = Pipeline(artifact)
+    batch = pipeline.encode(train)
+    target = pipeline.processors.answers(train.target or [])
+    kinds = {
+        "task": problem.name,
+        "outputs": len(problem.target.json.get("labels", [0])),
+        "categories": [len(c["values"]) + 2 for c in table.state.json.get("categories", [])],
+    }
+    state = predictor.fit(
+        batch.inputs[table.name], target, kinds, _weights(problem, train.target or []), candidate.inputs[0].settings, problem.seed
+    )
+    graphs: dict[str, GraphSpec] = predictor.graphs(state)
+
+    def run(arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
+        outputs = predictor.run(state, {name.removeprefix(f"{table.name}."): a for name, a in arrays.items()})
+        return {name: outputs[name] for name in wanted}
+
+    artifact = replace(artifact, predictor=candidate.inputs[0].backbone, graphs=graphs)
+    return Fitted(artifact, GraphRunner({"head": run}, graphs), learned=state)
+
+
+def _artifact(problem: Problem, inputs: tuple[Input, ...], candidate: Candidate) -> Artifact:
+    return Artifact(
+        task=problem.name,
+        settings={**problem.task.settings, **candidate.head},
+        schema=replace(problem.schema, columns=tuple(c for c in problem.schema.columns if any(c.name in i.columns for i in inputs))),
+        inputs=inputs,
+        target=problem.target,
+        state=problem.target,
+        graphs={},
+    )
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def _fit_networks(
+    candidate: Candidate,
+    problem: Problem,
+    inputs: tuple[Input, ...],
+    train: Table,
+    valid: Table | None,
+    folder: Path | None,
+    report: Report,
+    stopped: Callable[[], bool],
+) -> Fitted:
+    from mainstem import network
+    from mainstem.runtimes import torch as live
+    from mainstem.training import loop
+
+    artifact = _artifact(problem, inputs, candidate)
+    pipeline = Pipeline(artifact)
+    task, processors = pipeline.task, pipeline.processors
+    networks = network.assemble(inputs, task, problem.target, candidate.head, problem.seed)
+    kept = _keep_features(networks, inputs, report)
+    ports = {
+        name.removeprefix("backbone."): {p.name: p for p in m.info.inputs}
+        for name, m in networks.modules.items()
+        if name.startswith("backbone.")
+    }
+
+    def encode(table: Table) -> Encoded:
+        return Encoded(
+            task,
+            processors,
+            task.examples(table),
+            table.target,
+            ports,
+            weights=_weights(problem, table.target or []),
+            augmented=any(each.processor.get("augment") for each in inputs),
+            features=_features(kept, table),
+        )
+
+    history = loop.fit(
+        task,
+        networks.modules,
+        encode(train),
+        encode(valid) if valid is not None and len(valid) else None,
+        candidate.training,
+        seed=problem.seed,
+        folder=folder,
+        report=report,
+        stopped=stopped,
+    )
+    state = task.fit_state(iter(()), problem.target, None)
+    graphs = network.specs(networks, task, state)
+    return Fitted(
+        replace(artifact, state=state, graphs=graphs),
+        live.runner(graphs),
+        networks,
+        epochs=history.best_epoch,
+        steps=history.steps,
+        reason=history.reason,
+        losses=history.losses,
+        kept=kept,
+    )
+
+
+Features = Mapping[str, Callable[[Table], Array]]
+
+
+def _keep_features(networks: Any, inputs: tuple[Input, ...], report: Report) -> Features:
+    """For each frozen backbone "INPUT.feature": rows → its features, from the cache as far as they are there."""
+    from mainstem import network
+    from mainstem.runtimes import torch as live
+    from mainstem.training import features
+
+    kept: dict[str, Callable[[Table], Array]] = {}
+    for each in inputs:
+        if each.name not in networks.frozen():
+            continue
+        graph = f"backbone.{each.name}"
+        spec = networks.modules[graph].spec()
+        key = network.identify(graph, spec, networks)
+        run = live.function(networks.modules[graph])
+        feature = spec.outputs[0].name
+
+        def compute(each: Input, table: Table, rows: Sequence[int], run: Any = run, feature: str = feature) -> Array:
+            part = table.take(rows)
+            values = part.columns[each.columns[0]]
+            order = sorted(range(len(values)), key=lambda i: _length(values[i]))  # like with like: less padding
+            made: list[Array] = [np.empty(0)] * len(values)
+            for start in range(0, len(order), 32):
+                chosen = order[start : start + 32]
+                arrays, _ = encoder(each.modality).encode([values[i] for i in chosen], each.processor, each.state)
+                for i, row in zip(chosen, run(arrays, (feature,))[feature], strict=True):
+                    made[i] = row
+                report({"features": start + len(chosen), "of": len(order), "rows": len(chosen)})
+            return np.stack(made)
+
+        def look_up(table: Table, each: Input = each, key: str = key, feature: str = feature, compute: Any = compute) -> Array:
+            hashes = [schema.row_hash([value]) for value in table.columns[each.columns[0]]]
+            return features.cached(key, each.encode_id, feature, hashes, lambda rows: compute(each, table, rows))
+
+        kept[f"{each.name}.{feature}"] = look_up
+    return kept
+
+
+def _length(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
+
+
+def _features(kept: Features, table: Table) -> dict[str, dict[str, Array]]:
+    made: dict[str, dict[str, Array]] = {}
+    for name, look_up in kept.items():
+        each, feature = name.split(".", 1)
+        made.setdefault(each, {})[feature] = look_up(table)
+    return made
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemError], dict[str, Array]]:
+    """Predictions for these rows by the live model, and the outputs of the last call, row by row."""
+    pipeline = Pipeline(fitted.artifact)
+    kept = _features(fitted.kept, table)
+    encoded = Encoded(pipeline.task, pipeline.processors, pipeline.task.examples(table), None, {}, features=kept)
+    seeds = row_seeds(table)
+    predictions: list[Prediction | MainstemError] = []
+    parts: list[Mapping[str, Any]] = []
+    for start in range(0, len(encoded), CHUNK):
+        indices = np.arange(start, min(start + CHUNK, len(encoded)))
+        last: dict[str, Any] = {}
+        batch: Batch = encoded.take(indices)
+        coroutine = pipeline.start(batch, None, seeds[start : start + CHUNK] if len(encoded) == len(table) else ())
+        predictions += drive(coroutine, fitted.runner, lambda call, outputs, last=last: last.update(outputs))  # type: ignore[misc]
+        parts.append({name: last[name] for name in {p.name for p in _head(fitted).outputs} & last.keys()})
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    return predictions, outputs
+
+
+def _head(fitted: Fitted) -> GraphSpec:
+    return fitted.artifact.graphs.get("head") or GraphSpec((), ())

@@ -1,0 +1,232 @@
+"""The plan: which candidates fit the data. It depends on the data and the config alone, never on time or luck."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mainstem import registry
+from mainstem.config import Candidate, Config, InputSettings, Training
+from mainstem.errors import MainstemError, MissingExtra
+from mainstem.schema import TABULAR, Schema
+from mainstem.training.fitting import describe, predictor_of
+
+# What a family trains well with, where nothing else is asked for.
+TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "mlp": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 128, "epochs": 150, "patience": 15, "clip": 1.0},
+    "ngram": {"optimizer": "adam", "lr": 5e-3, "batch_size": 64, "epochs": 12, "patience": 3},
+    "linear": {"optimizer": "adam", "lr": 1e-2, "batch_size": 128, "epochs": 200, "patience": 20},
+    "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 200, "patience": 20},
+    "lora": {"optimizer": "adamw", "lr": 5e-4, "batch_size": 32, "epochs": 5, "patience": 2, "warmup": 0.06, "clip": 1.0},
+    "full": {
+        "optimizer": "adamw",
+        "lr": 5e-5,
+        "weight_decay": 1e-2,
+        "batch_size": 32,
+        "epochs": 4,
+        "patience": 2,
+        "warmup": 0.06,
+        "clip": 1.0,
+    },
+    "fusion": {"optimizer": "adam", "lr": 2e-3, "batch_size": 64, "epochs": 15, "patience": 3},
+    "scratch": {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 1e-2,
+        "batch_size": 64,
+        "epochs": 30,
+        "patience": 6,
+        "warmup": 0.05,
+        "clip": 1.0,
+    },
+}
+PROBE_L2 = (1e-4, 1e-3, 1e-2)
+
+
+def candidates(config: Config, schema: Schema) -> tuple[tuple[Candidate, ...], list[str]]:
+    """The candidates to compare, the cheapest first, and notes on what they leave out. Raises MainstemError where parts do not go together."""
+    if config.candidates:
+        return config.candidates, []
+    groups = _modalities(schema)
+    given = _given(config, groups)
+    _check_extras(given)
+    made = _for_table(given, groups, config) if set(groups) == {"table"} else _for_others(given, groups, config)
+    if not made:
+        raise MainstemError(
+            "no candidate fits these columns", do="Name a backbone: --backbone MODALITY=REF; `mainstem list backbones` shows them."
+        )
+    return tuple(_with_given_training(c, config.training) for c in made), _left_out(made, groups)
+
+
+def _modalities(schema: Schema) -> dict[str, list[str]]:
+    """Input name → its columns: one `table` for numbers, categories and dates, one input for each other column."""
+    groups: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for column in schema.columns:
+        if column.kind in TABULAR:
+            groups.setdefault("table", []).append(column.name)
+            continue
+        counts[column.kind] = counts.get(column.kind, 0) + 1
+        groups[column.kind + (str(counts[column.kind]) if counts[column.kind] > 1 else "")] = [column.name]
+    return groups
+
+
+def _modality(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def _given(config: Config, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The backbones asked for, by input name. Raises MainstemError where one reads nothing that is there."""
+    given: dict[str, list[str]] = {}
+    for text in config.backbones:
+        head, equals, ref = text.partition("=")
+        named = bool(equals) and (head in groups or head in map(_modality, groups))
+        ref = ref if named else text
+        modality = describe(InputSettings(name="x", columns=(), backbone=ref), config.training).modality
+        places = [name for name in groups if (name == head or _modality(name) == head if named else _modality(name) == modality)]
+        if not places:
+            held = ", ".join(sorted({_modality(name) for name in groups}))
+            raise MainstemError(
+                f"the backbone '{ref}' reads {modality}, and the data holds {held}", do="Declare the column with --column NAME=KIND."
+            )
+        for name in places:
+            if _modality(name) != modality:
+                raise MainstemError(
+                    f"the backbone '{ref}' reads {modality}, not {_modality(name)}", do=f"For example --backbone {modality}={ref}."
+                )
+            given.setdefault(name, []).append(ref)
+    return given
+
+
+def _check_extras(given: Mapping[str, Sequence[str]]) -> None:
+    """A brought backbone without PyTorch is named at once, not after the first candidates."""
+    for refs in given.values():
+        for ref in refs:
+            module = registry.load("backbones", registry.resolve(ref).family)
+            if not hasattr(module, "predictor") and not has_torch():
+                raise MissingExtra(f"the backbone '{ref}'", "train", "PyTorch")
+
+
+def has_torch() -> bool:
+    """Whether networks can be trained here."""
+    return sys.modules["torch"] is not None if "torch" in sys.modules else importlib.util.find_spec("torch") is not None
+
+
+def _for_table(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
+    refs = list(given.get("table", ())) or ["linear", "trees", *(["mlp"] if has_torch() else [])]
+    made = []
+    for ref in refs:
+        each = InputSettings(name="table", columns=tuple(groups["table"]), backbone=ref)
+        network = predictor_of(each, config.training) is None
+        made.append(
+            Candidate(name=ref, inputs=(each,), training=_training(ref if ref in TRAINING else "scratch") if network else Training())
+        )
+    return made
+
+
+def _for_others(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
+    """Data with text or pictures: networks over every input, each with the choices that fit its modality."""
+    made: list[Candidate] = []
+    if "table" in groups and not given:
+        made += [c for c in _for_table({}, groups, config) if c.name in ("linear", "trees")]
+    if not has_torch():
+        return made
+    choices = {name: _choices(name, given.get(name, ()), config) for name in groups}
+    main = next((name for name in groups if name != "table" and given.get(name)), next(name for name in groups if name != "table"))
+    for choice in choices[main]:
+        inputs: list[InputSettings] = []
+        for name, columns in groups.items():
+            picked = choice if name == main else _matching(choices[name], choice)
+            inputs += [_input(name, i, columns, ref, adapt) for i, (ref, adapt) in enumerate(picked)]
+        made += _trained(inputs, config)
+    return made
+
+
+Choice = tuple[tuple[str, str], ...]  # backbones read side by side, each with how it is adapted
+
+
+def _choices(name: str, given: Sequence[str], config: Config) -> list[Choice]:
+    """The ways to read one input: from scratch, by each brought backbone, and by both together."""
+    modality = _modality(name)
+    scratch = {"table": "mlp", "text": "ngram", "image": "cnn"}.get(modality, "")
+    pretrained = [ref for ref in given if _is_pretrained(ref)]
+    own: list[Choice] = [((ref, config.adapt or "full"),) for ref in given if ref not in pretrained]
+    brought: list[Choice] = [((ref, config.adapt or "probe"),) for ref in pretrained]
+    if own or config.adapt:
+        return [*own, *brought] or [((scratch, "full"),)]
+    made: list[Choice] = [((scratch, "full"),)] if modality != "image" or not pretrained else []
+    made += brought
+    if modality == "text":
+        made += [(("ngram", "full"), (ref, "probe")) for ref in pretrained]
+    return made
+
+
+def _is_pretrained(ref: str) -> bool:
+    return describe(InputSettings(name="x", columns=(), backbone=ref), Training()).pretrained
+
+
+def _matching(choices: Sequence[Choice], like: Choice) -> Choice:
+    """For another input, the choice most like the main one's: a frozen backbone beside a frozen backbone."""
+    return next((c for c in choices if c[-1][1] == like[-1][1]), choices[0])
+
+
+def _input(name: str, place: int, columns: Sequence[str], ref: str, adapt: str) -> InputSettings:
+    return InputSettings(name=name if not place else f"{name}-{place + 1}", columns=tuple(columns), backbone=ref, adapt=adapt)  # type: ignore[arg-type]
+
+
+def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]:
+    """A candidate over these inputs with the training that suits them; a probe alone is tried at several strengths of l2."""
+    kinds = {each.adapt for each in inputs}
+    name = " + ".join(_label(each) for each in inputs)
+    if kinds == {"probe"} and config.training.optimizer in ("", "lbfgs"):
+        strengths = (config.training.l2,) if config.training.l2 else PROBE_L2
+        return [
+            Candidate(name=f"{name} (l2 {l2:g})", inputs=tuple(inputs), training=_training("probe", l2=l2), head={"standardize": True})
+            for l2 in strengths
+        ]
+    if "lora" in kinds or any(each.adapt == "full" and _is_pretrained(each.backbone) for each in inputs):
+        key = "lora" if "lora" in kinds else "full"
+    elif len(inputs) > 1:
+        key = "fusion"
+    else:
+        family = registry.resolve(inputs[0].backbone).family
+        key = family if family in TRAINING else "scratch"
+    return [Candidate(name=name, inputs=tuple(inputs), training=_training(key))]
+
+
+def _label(each: InputSettings) -> str:
+    ref = registry.resolve(each.backbone)
+    short = ref.text if len(ref.text) <= 40 or not ref.folder else f"{ref.family}:{ref.folder.name}"
+    return f"{short} {each.adapt}" if _is_pretrained(each.backbone) else short
+
+
+def _training(key: str, **more: Any) -> Training:
+    return Training(**{**TRAINING[key], **more})
+
+
+def _with_given_training(candidate: Candidate, given: Training) -> Candidate:
+    """What the user set wins over what the plan proposes. Epochs, steps or tol that are asked for are not cut by the plan's patience."""
+    asked = given.model_dump(exclude_defaults=True)
+    proposed = candidate.training.model_dump(exclude_defaults=True)
+    if "optimizer" in asked and asked["optimizer"] != proposed.get("optimizer"):
+        proposed = {
+            k: v for k, v in proposed.items() if k in ("epochs", "patience", "clip") and not (k == "clip" and asked["optimizer"] == "lbfgs")
+        }
+    if {"epochs", "steps"} & asked.keys():
+        proposed = {k: v for k, v in proposed.items() if k not in ("epochs", "patience")}
+    if asked.get("optimizer") == "gd":
+        proposed = {"epochs": 1000, "tol": 1e-8, "log_every": 100} | {k: v for k, v in proposed.items() if k == "epochs"}
+    return candidate.model_copy(update={"training": Training(**{**proposed, **asked})})
+
+
+def _left_out(made: Sequence[Candidate], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    notes = []
+    for candidate in made:
+        read = {column for each in candidate.inputs for column in each.columns}
+        missed = [column for columns in groups.values() for column in columns if column not in read]
+        if missed:
+            listed = ", ".join(f"'{c}'" for c in missed)
+            notes.append(f"{candidate.name} reads the table columns only, not {listed}")
+    return notes

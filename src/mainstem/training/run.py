@@ -1,0 +1,412 @@
+"""A training run from a config to a sealed model: prepare, compare the candidates, refit the best, calibrate, evaluate, seal.
+
+Everything finished is kept in the run folder; after a kill the same call with `resume` goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mainstem import artifact as artifacts
+from mainstem import config as configs
+from mainstem import files, seal
+from mainstem.config import Candidate, Config
+from mainstem.contracts import Array, Batch, Prediction, Table, Value
+from mainstem.data import splits
+from mainstem.errors import MainstemError
+from mainstem.evaluation.report import evaluate, point_metrics
+from mainstem.inference import Pipeline
+from mainstem.training import fitting, plan, shipping
+from mainstem.training.fitting import Fitted, Problem
+from mainstem.training.preparing import Prepared, prepare
+
+Say = Callable[[str], None]
+COMPARE_SHARE, FIT_SHARE = 0.6, 0.9  # of a time limit: when comparing ends, when fitting ends
+
+
+@dataclass
+class Stop:
+    """Whether to end early: `interrupted` is set on Ctrl-C, `deadline` (time.monotonic) by a time limit."""
+
+    interrupted: bool = False
+    deadline: float | None = None
+
+    def __call__(self) -> bool:
+        return self.interrupted or (self.deadline is not None and time.monotonic() > self.deadline)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a candidate did on rows it had not seen."""
+
+    name: str
+    metrics: Mapping[str, float | None]
+    epochs: int
+    outputs: Mapping[str, Array]
+    rows: Array
+    predictions: Sequence[Any] = ()
+
+
+@dataclass
+class Result:
+    """A finished run. `interrupted`: Ctrl-C cut it short; the model is the best so far."""
+
+    folder: Path
+    model: Path
+    report: Mapping[str, Any]
+    chosen: str
+    interrupted: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def train(
+    config: Config,
+    source: Any = None,
+    *,
+    folder: Path,
+    resume: bool = False,
+    say: Say = lambda text: None,
+    report: fitting.Report = lambda figures: None,
+    stop: Stop | None = None,
+) -> Result:
+    """Train what `config` says on its data (or on `source`, a DataFrame) and seal the model in `folder`/model.
+
+    Raises MainstemError for what a user can mend; a run that failed leaves its folder with what was finished.
+    """
+    return _Run(config, source, folder, resume, say, report, stop or Stop()).run()
+
+
+class _Run:
+    """One run: its settings, its folder and what was found so far."""
+
+    def __init__(self, config: Config, source: Any, folder: Path, resume: bool, say: Say, report: fitting.Report, stop: Stop) -> None:
+        self.config, self.source, self.folder, self.resuming = config, source, folder, resume
+        self.say, self.report, self.stop = say, report, stop
+        self.started = time.monotonic()
+        self.cuts: dict[str, int] = {}
+
+    def run(self) -> Result:
+        self.data = prepare(self.config, self.source)
+        for note in [*self.data.notes, *self.data.findings]:
+            self.say(note)
+        self.candidates, notes = plan.candidates(self.config, self.data.schema)
+        for note in notes:
+            self.say(note)
+        self._open_folder()
+        known = np.concatenate([self.data.parts["train"], self.data.parts["valid"]])
+        self.problem = Problem(
+            self.data.task,
+            self.data.name,
+            self.data.schema,
+            fitting.fit_target(self.data.task, self._target_column(), [self._answers(known)[i] for i in range(len(known))]),
+            self.config.seed,
+            self.config.data.class_weight,
+        )
+        self.say(self._describe())
+        scores = self._compare()
+        best, sentence = self._choose(scores)
+        self.say(sentence)
+        fitted = self._refit(best, next(s for s in scores if s.name == best.name), known)
+        fitted = self._calibrated(fitted, next(s for s in scores if s.name == best.name))
+        return self._finish(best, fitted, sentence, scores, known)
+
+    # the folder
+
+    def _open_folder(self) -> None:
+        """Make the run folder, or take up the one of an unfinished run. Raises MainstemError where config or data differ."""
+        asked = {"config": configs.dump(self.config), "data": self.data.fingerprint}
+        place = self.folder / "asked.json"
+        if self.resuming and place.is_file():
+            before = json.loads(place.read_bytes())
+            if before["data"] != asked["data"]:
+                raise MainstemError(
+                    "the data differs from that of the run to resume", where=str(self.folder), do="Start a new run without --resume."
+                )
+            if before["config"] != json.loads(json.dumps(asked["config"])):
+                raise MainstemError(
+                    "the config differs from that of the run to resume",
+                    where=str(self.folder),
+                    do=_difference(before["config"], asked["config"]),
+                )
+            files.sweep(self.folder)
+        else:
+            files.write_json(place, asked)
+        files.write_json(self.folder / "split.json", splits.record(self.data.parts, self.data.table.hashes))
+        self._write_config()
+
+    def _write_config(self) -> None:
+        kinds = tuple(configs.ColumnSettings(name=c.name, kind=c.kind, settings=dict(c.settings)) for c in self.data.schema.columns)
+        data = self.config.data.model_copy(update={"columns": kinds})
+        update = {"data": data, "task": self.data.name, "candidates": tuple(self.candidates), "cuts": {**self.config.cuts, **self.cuts}}
+        configs.write(self.folder / "config.yaml", self.config.model_copy(update=update))
+
+    def _target_column(self) -> Any:
+        return self.data.schema.targets[0]
+
+    def _answers(self, rows: Array) -> list[Value]:
+        answers = self.data.table.target or []
+        return [answers[int(i)] for i in rows]
+
+    def _describe(self) -> str:
+        sizes = ", ".join(f"{len(self.data.parts[p]):,} {p}" for p in ("train", "valid", "test"))
+        inputs = ", ".join(f"{c.name} ({c.kind})" for c in self.data.schema.columns)
+        inputs = inputs if len(inputs) < 400 else f"{len(self.data.schema.columns)} columns"
+        return f"{self.data.name} of {', '.join(t.name for t in self.data.schema.targets)} from {inputs}; rows: {sizes}"
+
+    # comparing
+
+    def _compare(self) -> list[Score]:
+        limit = self.config.training.time_limit
+        scores: list[Score] = []
+        parts = self._folds()
+        for number, candidate in enumerate(self.candidates):
+            if limit:
+                self.stop.deadline = self.started + COMPARE_SHARE * limit
+            if scores and self.stop():
+                break
+            score = self._score(number, candidate, parts)
+            if score is None:
+                break
+            scores.append(score)
+            shown = self._shown(score)
+            self.say(f"{candidate.name}: {shown}")
+        if not scores:
+            raise KeyboardInterrupt
+        if len(scores) < len(self.candidates):
+            left = [c.name for c in self.candidates[len(scores) :]]
+            self.say(f"not compared, for lack of time: {', '.join(left)}")
+            self.candidates = self.candidates[: len(scores)]
+        return scores
+
+    def _folds(self) -> list[tuple[Array, Array]]:
+        """The (train, valid) pairs that candidates are compared on."""
+        train, valid = self.data.parts["train"], self.data.parts["valid"]
+        known = np.concatenate([train, valid])
+        few = len(known) < self.config.split.folds_below and not self.config.data.valid and not self.config.data.time
+        if not few or len(self.candidates) == 1:
+            return [(train, valid)]
+        answers = self._answers(known)
+        return [
+            (a, b)
+            for a, b in splits.folds(
+                known,
+                self.config.split.folds,
+                answers if self.data.name == "classification" else None,
+                None if self.data.groups is None else self.data.groups[known],
+                [self.data.table.hashes[int(i)] for i in known] if self.data.keep_together else None,
+                self.config.seed,
+            )
+        ]
+
+    def _score(self, number: int, candidate: Candidate, parts: Sequence[tuple[Array, Array]]) -> Score | None:
+        """Fit a candidate on every part and join what it answers on the held-out rows; None where time cut it."""
+        found: list[dict[str, Any]] = []
+        wanted = self.config.cuts.get("folds", len(parts)) if number == 0 else len(parts)
+        for fold, (train, valid) in enumerate(parts[:wanted]):
+            if found and self.stop():
+                if number:
+                    return None
+                self.cuts["folds"] = fold
+                break
+            result = self._fold(number, candidate, fold, train, valid)
+            if result.pop("cut", False) and number:
+                self.cuts.pop(f"{candidate.name}/{fold}", None)
+                return None
+            found.append(result)
+        rows = np.concatenate([f["rows"] for f in found])
+        outputs = {name: np.concatenate([f["outputs"][name] for f in found]) for name in found[0]["outputs"]}
+        predictions = [p for f in found for p in f["predictions"]]
+        epochs = int(np.median([f["epochs"] for f in found]))
+        score = Score(candidate.name, {}, epochs, outputs, rows, predictions)
+        return replace(score, metrics=self._metrics(score))
+
+    def _fold(self, number: int, candidate: Candidate, fold: int, train: Array, valid: Array) -> dict[str, Any]:
+        place = self.folder / "candidates" / f"{number + 1:02d}-{_slug(candidate.name)}" / f"part-{fold + 1}"
+        if (place / files.MANIFEST).is_file() and not files.broken(place):
+            kept = json.loads((place / "result.json").read_bytes())
+            self.cuts.update(kept["cuts"])
+            outputs = artifacts.read_arrays(place / "outputs.safetensors")
+            return {
+                **kept,
+                "rows": outputs.pop("rows"),
+                "outputs": outputs,
+                "predictions": [seal.as_prediction(p) for p in kept["predictions"]],
+            }
+        table = self.data.table
+        key = f"{candidate.name}/{fold}"
+        fitted = fitting.fit(
+            self._limited(candidate, key),
+            self.problem,
+            table.take(train),
+            table.take(valid),
+            folder=place.with_name(f"{place.name}-training"),
+            report=lambda figures: self.report({"candidate": candidate.name, "part": fold + 1, **figures}),
+            stopped=self.stop,
+        )
+        cut = fitted.reason == "stopped"
+        if cut:
+            self.cuts[key] = fitted.steps
+        if number == 0 and fold == 0:
+            self.first = fitted
+        predictions, outputs = fitting.answers(fitted, table.take(valid))
+        kept_predictions = [] if outputs else predictions
+        result = {"epochs": fitted.epochs, "cuts": {key: fitted.steps} if cut else {}}
+        with files.folder(place, {"format": 1}) as made:
+            rendered = [Pipeline(fitted.artifact).render(p) for p in kept_predictions if isinstance(p, Prediction)]
+            made.add_json("result.json", {**result, "predictions": rendered})
+            made.add("outputs.safetensors", artifacts.pack_arrays({**outputs, "rows": valid}))
+        files.remove(place.with_name(f"{place.name}-training"))
+        return {**result, "rows": valid, "outputs": outputs, "predictions": kept_predictions, "cut": cut}
+
+    def _limited(self, candidate: Candidate, key: str) -> Candidate:
+        """The candidate with the steps after which this fit was cut in the run that its config comes from."""
+        if key not in self.config.cuts:
+            return candidate
+        return candidate.model_copy(update={"training": candidate.training.model_copy(update={"steps": self.config.cuts[key]})})
+
+    def _metrics(self, score: Score) -> dict[str, float | None]:
+        """The figures of a candidate's held-out answers, calibrated."""
+        answers = self._answers(score.rows)
+        predictions: Sequence[Any] = score.predictions
+        if score.outputs:
+            state = self._calibrate(score)
+            predictions = self.data.task.decode(score.outputs, Batch({}, np.arange(len(score.rows)), len(score.rows)), state)
+        return point_metrics(self.data.name, predictions, answers, self.problem.target.json.get("labels", []))
+
+    def _calibrate(self, score: Score) -> Any:
+        state = self.data.task.fit_state(iter(()), self.problem.target, None)
+        if not score.outputs or self.data.task.target is None:
+            return state
+        pipeline = Pipeline(self._bare())
+        return self.data.task.calibrate(score.outputs, pipeline.processors.answers(self._answers(score.rows)), state)
+
+    def _bare(self) -> artifacts.Artifact:
+        return artifacts.Artifact(
+            self.data.name, self.data.task.settings, self.data.schema, (), self.problem.target, self.problem.target, {}
+        )
+
+    # choosing
+
+    def _shown(self, score: Score) -> str:
+        compared, _ = self.data.task.compared_by
+        names = [compared, *[n for n in ("accuracy", "roc_auc", "r2", "f1_micro") if n in score.metrics]]
+        return ", ".join(f"{n.replace('_', ' ')} {score.metrics[n]:.4g}" for n in dict.fromkeys(names) if score.metrics.get(n) is not None)
+
+    def _choose(self, scores: Sequence[Score]) -> tuple[Candidate, str]:
+        """The candidate with the best figure, the first of equals, and a sentence that says why."""
+        name, sign = self.data.task.compared_by
+
+        def rank(score: Score) -> float:
+            value = score.metrics.get(name)
+            return -np.inf if value is None else sign * value
+
+        best = max(scores, key=rank)
+        chosen = next(c for c in self.candidates if c.name == best.name)
+        if len(scores) == 1:
+            return chosen, f"Chosen: {best.name}, the only candidate; on held-out rows {self._shown(best)}."
+        others = "; ".join(
+            f"{s.name} {s.metrics[name]:.4g}" if s.metrics.get(name) is not None else s.name for s in scores if s is not best
+        )
+        parts = len(self._folds())
+        on = f"on {parts} folds" if parts > 1 else "on the validation part"
+        better = "highest" if sign > 0 else "lowest"
+        return chosen, f"Chosen: {best.name}, with the {better} {name.replace('_', ' ')} {on} ({self._shown(best)}). The others: {others}."
+
+    def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
+        """The winner on train and validation rows together, for as many epochs as did best."""
+        limit = self.config.training.time_limit
+        self.stop.deadline = self.started + FIT_SHARE * limit if limit else None
+        first = getattr(self, "first", None)
+        if self.config.cuts.get("refit") == 0 or (self.stop() and first is not None and best is self.candidates[0]):
+            self.cuts["refit"] = 0
+            train, valid = self._folds()[0]
+            return first or fitting.fit(
+                self._limited(best, f"{best.name}/0"), self.problem, self.data.table.take(train), self.data.table.take(valid)
+            )
+        place = self.folder / "candidates" / "refit-training"
+        training = best.training.model_copy(update={"patience": None, "epochs": max(1, score.epochs)}) if score.epochs else best.training
+        candidate = best.model_copy(update={"training": training})
+        fitted = fitting.fit(
+            self._limited(candidate, "refit"),
+            self.problem,
+            self.data.table.take(known),
+            None,
+            folder=place,
+            report=lambda figures: self.report({"candidate": best.name, "part": "refit", **figures}),
+            stopped=self.stop,
+        )
+        if fitted.reason == "stopped":
+            self.cuts["refit"] = fitted.steps
+        return fitted
+
+    def _calibrated(self, fitted: Fitted, score: Score) -> Fitted:
+        state = self._calibrate(score)
+        fitted.artifact = replace(fitted.artifact, state=state)
+        return fitted
+
+    # the model
+
+    def _finish(self, best: Candidate, fitted: Fitted, sentence: str, scores: Sequence[Score], known: Array) -> Result:
+        table, test = self.data.table, self.data.parts["test"]
+        measured = test if len(test) else self.data.parts["valid"]
+        predictions, _ = fitting.answers(fitted, table.take(measured))
+        labels = self.problem.target.json.get("labels", [])
+        groups = None if self.data.groups is None else [self.data.groups[i] for i in measured]
+        report = evaluate(
+            self.data.name,
+            predictions,
+            self._answers(measured),
+            labels,
+            groups=groups,
+            train_targets=self._answers(known),
+            seed=self.config.seed,
+        )
+        report["part"] = "test" if len(test) else "valid"
+        about = {
+            "chosen": sentence,
+            "compared": [{"name": s.name, "metrics": dict(s.metrics)} for s in scores],
+            "rows": {name: len(rows) for name, rows in self.data.parts.items()},
+            "notes": [*self.data.notes, *self.data.findings],
+            "metrics": report["metrics"],
+        }
+        fitted.artifact = replace(fitted.artifact, about=about)
+        order = np.random.default_rng(self.config.seed).permutation(len(measured))
+        golden = self.data.raw(measured[np.sort(order[: seal.ROWS])])
+        tested = measured[np.sort(order[: shipping.TESTED])]
+        expected = point_metrics(self.data.name, [predictions[i] for i in np.sort(order[: shipping.TESTED])], self._answers(tested), labels)
+        model = self.folder / "model"
+        sealed = shipping.ship(model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
+        self._write_config()
+        files.write_json(self.folder / "report.json", {**about, "evaluation": report, "seal": sealed})
+        if (self.folder / "candidates").is_dir():
+            files.remove(self.folder / "candidates" / "refit-training")
+        for note in shipping.extras(self.folder, self.data, fitted):
+            self.say(note)
+        return Result(self.folder, model, report, sentence, self.stop.interrupted, list(self.data.notes))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "candidate"
+
+
+def _difference(before: Any, after: Any, path: str = "") -> str:
+    """The first fields that differ between two configs, for a message."""
+    fields = []
+    for key in sorted({*before, *after}):
+        a, b = before.get(key), after.get(key)
+        if a != b:
+            fields.append(f"{key}: {json.dumps(a, ensure_ascii=False)} then, {json.dumps(b, ensure_ascii=False)} now")
+    return f"It differs in {'; '.join(fields)[:400]}."
+
+
+def table_of(data: Prepared, part: str) -> Table:
+    """The typed rows of one part."""
+    return data.table.take(data.parts[part])

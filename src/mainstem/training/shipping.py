@@ -1,0 +1,82 @@
+"""Write a fitted candidate as a model folder: contents, weights, graphs, replay, the seal of a fresh process, and last the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mainstem import artifact, files, seal
+from mainstem.contracts import Arrays, GraphSpec, Rows
+from mainstem.inference import Pipeline
+from mainstem.runtimes import onnx
+from mainstem.training.fitting import Fitted
+
+TESTED = 1000  # test rows at most that the sealing process answers again, drawn at random
+
+
+def ship(
+    path: Path, fitted: Fitted, golden: Rows, test: Rows | None, expected: Mapping[str, float | None], replay: str = "full"
+) -> dict[str, Any]:
+    """Write and seal the model at `path`; returns what seal.json says. Raises Mismatch where the folder does not reproduce.
+
+    golden: the raw rows of the replay. test: raw rows that are answered again, with `expected` the live model's figures.
+    A folder that does not reproduce is not written; what was at `path` stands.
+    """
+    pipeline = Pipeline(fitted.artifact)
+    recorded = seal.record(pipeline, fitted.runner, golden)
+    with files.folder(path, {"format": artifact.FORMAT}) as folder:
+        _add_weights(folder, fitted)
+        artifact.write_contents(folder, fitted.artifact)
+        for name, spec in fitted.artifact.graphs.items():
+            folder.add(f"onnx/{name}.onnx", onnx.write(spec, _example(spec, recorded.examples.get(name, {}))))
+        seal.write(folder, recorded, replay)
+        folder.add("card.md", card(fitted.artifact))
+        sealed = seal.seal(folder.path, recorded, test, {k: v for k, v in expected.items() if v is not None})
+        folder.add_json("seal.json", sealed)
+    return sealed
+
+
+def _add_weights(folder: files.Folder, fitted: Fitted) -> None:
+    if fitted.learned is not None:
+        folder.add("head.safetensors", artifact.pack_arrays(fitted.learned.arrays))
+        folder.add_json("head.json", dict(fitted.learned.json))
+        return
+    from mainstem import network
+
+    for place, made in network.weights(fitted.networks).items():
+        for name, content in made.items():
+            folder.add(f"{place}/{name}" if place else name, content)
+
+
+def _example(spec: GraphSpec, inputs: Arrays) -> dict[str, Any]:
+    """The inputs of a recorded call as the graph takes them; two rows at least, so that nothing is traced as a constant 1."""
+    arrays: dict[str, Any] = {}
+    for port in spec.inputs:
+        array = np.asarray(inputs[port.name] if port.name in inputs else np.zeros([_size(a) for a in port.axes]), port.dtype)
+        if "row" in port.axes and array.shape[port.axes.index("row")] == 1:
+            array = np.repeat(array, 2, axis=port.axes.index("row"))
+        arrays[port.name] = array
+    return arrays
+
+
+def _size(axis: str) -> int:
+    return int(axis) if axis.isdigit() else 2
+
+
+def card(model: artifact.Artifact) -> str:
+    """What a person should know of a model, as Markdown."""
+    about = model.about
+    lines = [f"# A model for {model.task}", "", f"Predicts {', '.join(f'`{t.name}`' for t in model.schema.targets)} from:", ""]
+    lines += [f"- `{c.name}` ({c.kind})" for c in model.schema.columns]
+    lines += ["", str(about.get("chosen", "")), "", "| metric | value | 95 % interval |", "|---|---|---|"]
+    for name, figure in dict(about.get("metrics", {})).items():
+        if figure.get("value") is not None:
+            low, high = figure.get("low"), figure.get("high")
+            span = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
+            lines.append(f"| {name} | {figure['value']:.4g} | {span} |")
+    lines += ["", "Rows: " + ", ".join(f"{n} {part}" for part, n in dict(about.get("rows", {})).items()) + "."]
+    lines += ["", *(f"- {note}" for note in about.get("notes", []))]
+    return "\n".join(lines) + "\n"
