@@ -21,22 +21,23 @@ def fit(columns: Sequence[Column], values: Mapping[str, Sequence[Value]], settin
     """Fit every column on its training values; a column's own settings win over `settings` ("scaling", "max_values").
 
     State.json: "numbers" (names of the features from number and date columns), "categories" (name and values of each
-    category column), "columns" (kind, settings and fitted state by column).
+    category column), "gaps" (those that had missing values), "columns" (kind, settings and fitted state by column).
     """
     fitted: dict[str, Any] = {}
     numbers: list[str] = []
+    gaps: list[str] = []
     categories: list[dict[str, Any]] = []
     for column in columns:
         own = {**settings, **column.settings}
         state = _plugin(column.kind).fit(own, values[column.name]).json
         fitted[column.name] = {"kind": column.kind, "settings": own, "state": state}
+        names = [column.name] if column.kind != "date" else [f"{column.name}.{part}" for part in state["names"]]
+        gaps += names if any(value is None for value in values[column.name]) else []
         if column.kind == "category":
             categories.append({"name": column.name, "values": state["values"]})
-        elif column.kind == "date":
-            numbers += [f"{column.name}.{part}" for part in state["names"]]
         else:
-            numbers.append(column.name)
-    return State({"numbers": numbers, "categories": categories, "columns": fitted})
+            numbers += names
+    return State({"numbers": numbers, "categories": categories, "gaps": gaps, "columns": fitted})
 
 
 def encode(
