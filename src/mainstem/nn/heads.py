@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from mainstem.contracts import Feature
 from mainstem.errors import MainstemError
-from mainstem.nn.table import ACTIVATIONS, NORMS, initialise
+from mainstem.nn.table import ACTIVATIONS, NORMS, BatchNorm, initialise
 
 
 class Head(nn.Module):
     """{"INPUT.feature": float [row, width]} → {output: float32 [row, outputs]}.
 
     It reads the features whose only axis is "row", in the order of their names. `settings`: hidden (widths of the hidden
-    layers), activation, norm, dropout (before every linear layer), init, standardize (each feature to mean 0, variance 1). Raises MainstemError where no feature is a vector.
+    layers), activation, norm, dropout (before every linear layer), init, standardize (each feature to mean 0, variance 1).
+    Raises MainstemError where no feature is a vector.
     """
 
     def __init__(self, features: Mapping[str, Feature], output: str, outputs: int, settings: Mapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ class Head(nn.Module):
         self.output = output
         width, layers = sum(features[name].width for name in self.names), []
         if settings["standardize"]:
-            layers.append(nn.BatchNorm1d(width, affine=False, momentum=None))  # no momentum: the plain average of what it saw
+            layers.append(BatchNorm(width, affine=False, momentum=None))  # no momentum: the plain average of what it saw
         for hidden in settings["hidden"]:
             layers += [nn.Dropout(settings["dropout"]), _linear(width, hidden, settings["init"])]
             layers += [NORMS[settings["norm"]](hidden), ACTIVATIONS[settings["activation"]]()]
