@@ -1,6 +1,6 @@
-"""VGG by name, without weights: vgg11, 13, 16, 19, and with batch norm vgg11_bn … (Simonyan & Zisserman 2014, arXiv:1409.1556), as timm builds them.
+"""VGG by name, without weights: vgg11, 13, 16, 19, and with batch norm vgg11_bn … (Simonyan & Zisserman 2014, arXiv:1409.1556).
 
-"pooled" is what the last layer before the classifier gives, 4,096 wide. With weights from the hub it is timm:vgg11.
+timm builds them. "pooled" is what the last layer before the classifier gives, 4,096 wide. With weights from the hub it is timm:vgg11.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Vision transformer by name, without weights: vit-tiny, vit-small, vit-base (Dosovitskiy et al. 2020, arXiv:2010.11929), as timm builds them.
+"""Vision transformer by name, without weights: vit-tiny, vit-small, vit-base (Dosovitskiy et al. 2020, arXiv:2010.11929).
 
-"pooled" is the class token. With weights from the hub it is timm:vit_small_patch16_224.
+timm builds them. "pooled" is the class token. With weights from the hub it is timm:vit_small_patch16_224.
 """
 
 from __future__ import annotations
