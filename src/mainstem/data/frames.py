@@ -89,7 +89,7 @@ def plain(values: Iterable[Any]) -> list[Any]:
 def _rows(names: list[str], columns: Iterable[Iterable[Any]], where: str) -> Rows:
     notes: list[str] = []
     names = column_names(names, where, notes)
-    rows = Rows({name: plain(cells) for name, cells in zip(names, columns, strict=True)}, where, notes=tuple(notes))
+    rows = Rows({name: plain(cells) for name, cells in zip(names, columns, strict=True)}, where, base=Path.cwd(), notes=tuple(notes))
     if not len(rows):
         raise MainstemError("there is not a single row", where=where)
     return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
 _PARTS = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 

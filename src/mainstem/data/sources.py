@@ -39,7 +39,11 @@ def read(source: Any, *, encoding: str = "", like: Schema | None = None) -> Rows
     if isinstance(source, Rows):
         return source
     if isinstance(source, str | Path):
-        return _read_text(sys.stdin.buffer.read(), "stdin", encoding) if str(source) == "-" else _read_path(Path(source), encoding, like)
+        return (
+            replace(_read_text(sys.stdin.buffer.read(), "stdin", encoding), base=Path.cwd())
+            if str(source) == "-"
+            else _read_path(Path(source), encoding, like)
+        )
     if frames.is_frame(source):
         return frames.from_frame(source)
     if hasattr(source, "__arrow_c_stream__"):
@@ -145,7 +149,7 @@ def _from_list(values: list[Any], like: Schema | None) -> Rows:
     """A list of dicts, or of bare values for a model that takes one column."""
     if like is None or any(isinstance(value, Mapping) for value in values):
         return _from_objects(values, "", [])
-    return Rows({_only_column(like, ""): values})
+    return Rows({_only_column(like, ""): values}, base=Path.cwd())
 
 
 def _from_objects(objects: list[Any], where: str, numbers: list[int]) -> Rows:
@@ -154,7 +158,7 @@ def _from_objects(objects: list[Any], where: str, numbers: list[int]) -> Rows:
     names = list(dict.fromkeys(name for row in objects for name in row))
     if not names:
         raise MainstemError("there is not a single row", where=where)
-    return Rows({str(name): [row.get(name) for row in objects] for name in names}, where, numbers)
+    return Rows({str(name): [row.get(name) for row in objects] for name in names}, where, numbers, Path.cwd())
 
 
 def _check_objects(rows: list[Any], where: str, numbers: Sequence[int]) -> None:
