@@ -131,3 +131,9 @@ def test_fewer_resamples_are_said(monkeypatch):
     made = report.evaluate("classification", *classified())["metrics"]
     assert made["roc_auc"]["resamples"] == 300_000 // (300 * 6)
     assert made["accuracy"]["resamples"] == 300_000 // (300 * 2)
+
+
+def test_a_label_cannot_steer_the_terminal():
+    text = report.table(report.evaluate("classification", *classified(names=("a\nb", "\x1b[31m", "c"))))
+    assert "\x1b" not in text
+    assert "a\ufffdb" in text

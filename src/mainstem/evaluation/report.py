@@ -125,9 +125,14 @@ def table(report: dict[str, Json]) -> str:
     if report.get("classes"):
         lines = [["class", "rows", *BY_CLASS]]
         for label, entry in report["classes"].items():
-            lines.append([str(label), f"{entry['rows']:,}", *(_text(entry[name]["value"]) for name in BY_CLASS)])
+            lines.append([_shown(label), f"{entry['rows']:,}", *(_text(entry[name]["value"]) for name in BY_CLASS)])
         parts += ["", *_aligned(lines)]
     return "\n".join(parts)
+
+
+def _shown(label: str) -> str:
+    """A label on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(label))
 
 
 def _text(value: float | None) -> str:

@@ -77,7 +77,7 @@ class Labels(Task):
         logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
         bad = np.isnan(logits).any(axis=1).tolist()
         scores = _temperature.sigmoid(np.nan_to_num(logits), state.json.get("temperature", 1.0))
-        chosen = np.greater_equal(scores, state.json.get("thresholds", 0.5)).tolist()
+        chosen: list[list[bool]] = np.greater_equal(scores, state.json.get("thresholds", 0.5)).tolist()
         return [
             MainstemError("the model's output is not a number", do="Look for extreme values in this row.")
             if wrong
