@@ -13,7 +13,6 @@ import torch
 from mainstem import artifact, registry
 from mainstem.artifact import Input
 from mainstem.contracts import Backbone, Feature, GraphSpec, Info, Port, Ref, State, Task
-from mainstem.nn import lora
 
 
 class BackboneNet(torch.nn.Module):
@@ -78,6 +77,8 @@ def assemble(inputs: Sequence[Input], task: Task, target: State, head: Mapping[s
             info = plugin.describe(ref)
             module = plugin.build(ref)
             if each.adapt == "lora":
+                from mainstem.nn import lora
+
                 lora.attach(module, info.slots, seed=seed)
             elif each.adapt == "probe":
                 module.requires_grad_(False)
@@ -141,6 +142,8 @@ def weights(networks: Networks) -> dict[str, dict[str, bytes | Path]]:
             continue
         net: Any = networks.modules[f"backbone.{each.name}"]
         if each.adapt == "lora":
+            from mainstem.nn import lora
+
             result[f"adapters/{each.name}"] = lora.save(net.module)
         result[f"backbones/{each.name}"] = net.plugin.save(net.module, networks.refs[each.name])
     own = {

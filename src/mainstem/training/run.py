@@ -24,7 +24,7 @@ from mainstem.data import splits
 from mainstem.errors import MainstemError
 from mainstem.evaluation.report import evaluate, point_metrics
 from mainstem.inference import Pipeline
-from mainstem.training import fitting, plan, shipping
+from mainstem.training import fitting, line, plan, shipping
 from mainstem.training.fitting import Fitted, Problem
 from mainstem.training.preparing import Prepared, prepare
 
@@ -388,7 +388,7 @@ class _Run:
         files.write_json(self.folder / "report.json", {**about, "evaluation": report, "seal": sealed})
         if (self.folder / "candidates").is_dir():
             files.remove(self.folder / "candidates" / "refit-training")
-        for note in shipping.extras(self.folder, self.data, fitted):
+        for note in line.explain(self.folder, self.data, fitted, known):
             self.say(note)
         return Result(self.folder, model, report, sentence, self.stop.interrupted, list(self.data.notes))
 
