@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from mainstem.training.order import batches, order
+from mainstem.training.order import batches, order, steps
 
 
 def test_order_is_a_permutation_that_depends_on_seed_and_epoch():
@@ -30,6 +30,7 @@ SIZES = [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (3, 8, [3]), (1, 8,
 def test_batches_hold_every_row_once(n, size, sizes):
     made = batches(0, 0, n, size)
     assert [len(b) for b in made] == sizes
+    assert steps(n, size) == len(sizes)
     assert [int(i) for b in made for i in b] == order(0, 0, n).tolist()
 
 

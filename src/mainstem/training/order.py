@@ -14,12 +14,15 @@ def order(seed: int, epoch: int, n: int) -> Array:
     return drawn
 
 
+def steps(n: int, size: int) -> int:
+    """How many batches() an epoch of `n` rows has."""
+    return max(1, -(-n // size) - (n % size == 1 and n > size > 1)) if n else 0
+
+
 def batches(seed: int, epoch: int, n: int, size: int) -> list[Array]:
     """order() in batches of `size` (int64 [size] each, the last one what is left).
 
     A last batch of one row joins the one before it: batch norm cannot normalise a single row.
     """
-    cuts = list(range(size, n, size))
-    if cuts and n - cuts[-1] == 1 and size > 1:
-        cuts.pop()
+    cuts = [size * i for i in range(1, steps(n, size))]
     return np.split(order(seed, epoch, n), cuts) if n else []
