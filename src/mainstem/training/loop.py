@@ -81,7 +81,7 @@ class _Fit:
         self.task, self.networks, self.train, self.valid, self.settings = task, networks, train, valid, settings
         self.seed, self.folder, self.report, self.stopped = seed, folder, report, stopped
         self.size = batch_size(settings, len(train))
-        self.per_epoch = max(1, -(-len(train) // self.size))
+        self.per_epoch = order.steps(len(train), self.size)
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
         self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
