@@ -1,0 +1,171 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) on the family's own module, in PEFT's file format.
+
+A linear layer becomes a LoraLinear under the same name, so that the module keeps the names of its own weights; those of
+the adapter are named NAME.lora_A.weight and NAME.lora_B.weight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mainstem.errors import MainstemError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # what PEFT puts before every name
+
+
+class LoraLinear(nn.Linear):
+    """y = W·x + b + alpha/rank · B·A·dropout(x), with W and b of the layer it replaces."""
+
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "bias": False}
+        self.lora_A = nn.utils.skip_init(nn.Linear, self.in_features, rank, **like)
+        self.lora_B = nn.utils.skip_init(nn.Linear, rank, self.out_features, **like)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] → [..., out]."""
+        kept = functional.dropout(input, self.dropout, self.training)
+        return super().forward(input) + self.lora_B(self.lora_A(kept)) * (self.alpha / self.rank)
+
+    def plain(self) -> nn.Linear:
+        """The layer with the adapter added to its weights."""
+        layer = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
+        added = self.lora_B.weight @ self.lora_A.weight * (self.alpha / self.rank)
+        layer.weight = nn.Parameter((self.weight + added).detach(), requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+
+def attach(
+    module: nn.Module, slots: Sequence[str], *, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, seed: int = 0
+) -> nn.Module:
+    """Give every linear layer whose name ends in one of `slots` an adapter that changes nothing yet; all else is frozen.
+
+    A is drawn from `seed` as PEFT draws it, B is 0. Returns the module. Raises MainstemError where no layer is named so.
+    """
+    found = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear) and any(f".{n}".endswith(f".{s}") for s in slots)]
+    if not found:
+        linear = sorted({n.rpartition(".")[2] for n, m in module.named_modules() if isinstance(m, nn.Linear)})
+        raise MainstemError(
+            f"no linear layer is named {' or '.join(slots) or 'at all'}, so LoRA has nothing to adapt",
+            do=f"Known: {', '.join(linear)}." if linear else "Take --adapt probe or --adapt full.",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    module.requires_grad_(False)
+    for name, layer in found:
+        adapted = _put(module, name, LoraLinear(layer, rank, alpha, dropout))
+        bound = 1 / math.sqrt(layer.in_features)  # kaiming_uniform with a = √5
+        drawn = torch.rand(rank, layer.in_features, generator=generator) * 2 * bound - bound
+        adapted.lora_A.weight.data.copy_(drawn)
+    return module
+
+
+def attached(module: nn.Module) -> dict[str, LoraLinear]:
+    """The adapted layers by name."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLinear)}
+
+
+def save(module: nn.Module) -> dict[str, bytes]:
+    """The adapter as PEFT writes it: adapter_config.json and adapter_model.safetensors."""
+    layers = attached(module)
+    first = next(iter(layers.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "lora_dropout": first.dropout,
+        "target_modules": sorted(layers),  # whole names: no other layer that ends alike is wrapped
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+    weights = {
+        f"{PREFIX}{name}.{part}.weight": getattr(layer, part).weight.detach().cpu().contiguous()
+        for name, layer in layers.items()
+        for part in ("lora_A", "lora_B")
+    }
+    return {CONFIG: (json.dumps(config, indent=1) + "\n").encode(), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
+
+
+def load(module: nn.Module, folder: Path) -> nn.Module:
+    """Attach the adapter of a folder in PEFT's format, its weights frozen. Returns the module.
+
+    Raises MainstemError for a file that is missing or torn, a kind of adapter that is not LoRA on linear layers, or
+    layers that the module does not have.
+    """
+    config = _config(folder / CONFIG)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise MainstemError(f"the adapter cannot be read: {error}", where=str(folder / WEIGHTS)) from error
+    layers = dict(module.named_modules())
+    names = sorted({_layer(key, folder) for key in weights})
+    for name in names:
+        layer = layers.get(name)
+        down, up = (weights.get(f"{PREFIX}{name}.{part}.weight") for part in ("lora_A", "lora_B"))
+        if not isinstance(layer, nn.Linear) or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(layer.weight.shape):
+            raise MainstemError(f"the adapter is of another model: it has no fitting layer '{name}'", where=str(folder))
+        rank = down.shape[0]
+        alpha = float(config["lora_alpha"]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+        adapted = _put(module, name, LoraLinear(layer, rank, alpha, float(config.get("lora_dropout", 0.0))))
+        adapted.lora_A.weight.data.copy_(down)
+        adapted.lora_B.weight.data.copy_(up)
+    return module.requires_grad_(False)
+
+
+def merge(module: nn.Module) -> nn.Module:
+    """Fold every adapter into the weights of its layer, in place; answers stay equal but for rounding. Returns the module."""
+    for name, layer in attached(module).items():
+        _put(module, name, layer.plain())
+    return module
+
+
+def _put(module: nn.Module, name: str, layer: Any) -> Any:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, layer.train(module.training))
+    return layer
+
+
+def _layer(key: str, folder: Path) -> str:
+    """The layer that a weight of the adapter belongs to."""
+    name, _, part = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+    if not key.startswith(PREFIX) or part not in ("lora_A", "lora_B"):
+        raise MainstemError(f"the adapter holds '{key}', which is no LoRA of a linear layer", where=str(folder))
+    return name
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+        if config["peft_type"] != "LORA":
+            raise MainstemError(f"the adapter is of the kind {config['peft_type']}, not LORA", where=str(path))
+        float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MainstemError("this is no adapter_config.json of PEFT", where=str(path)) from error
+    for key in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(key):
+            raise MainstemError(f"adapters with '{key}' cannot be loaded", where=str(path))
+    if config.get("bias", "none") != "none":
+        raise MainstemError("adapters that train biases cannot be loaded", where=str(path))
+    return config
