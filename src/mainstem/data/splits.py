@@ -188,7 +188,7 @@ def _deal_class(sizes: Sequence[int], wanted: Sequence[float], held: list[float]
     A part's lack counts within the class first; by how much it lacks over all decides where the class says nothing.
     """
     lack = [share * sum(sizes) for share in wanted]
-    dealt = []
+    dealt: list[int] = []
     for size in sizes:
         best = max(range(len(wanted)), key=lambda p: (min(lack[p], size), wanted[p] * n - held[p])) if dealt else 0
         dealt.append(best)
