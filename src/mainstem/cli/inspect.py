@@ -1,0 +1,153 @@
+"""`mainstem inspect DATA|MODEL|RUN`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from mainstem.cli import note
+
+
+def command(
+    path: Annotated[str, Argument(metavar="DATA|MODEL|RUN")],
+    target: Annotated[list[str] | None, Option(metavar="COL", help="of data: show the task, the candidates and leaks as well")] = None,
+) -> None:
+    """What it is, what mainstem would do with it, and what looks wrong."""
+    from mainstem import artifact
+
+    folder = Path(path)
+    if (folder / artifact.CONTENTS).is_file() or (folder / "model" / artifact.CONTENTS).is_file():
+        _model(artifact.find(folder))
+    elif (folder / "config.yaml").is_file() and (folder / "split.json").is_file():
+        _unfinished(folder)
+    else:
+        _data(path, target or [])
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _data(path: str, targets: Sequence[str]) -> None:
+    from mainstem.data import kinds, sources
+    from mainstem.schema import is_missing
+
+    rows = sources.read(path)
+    print(f"{path}: {len(rows):,} rows, {len(rows.columns)} columns")
+    for told in rows.notes:
+        print(f"  {told}")
+    lines = [["column", "kind", "missing", "distinct", "for example"]]
+    for name, cells in rows.columns.items():
+        known = [cell for cell in cells if not is_missing(cell)]
+        missing = f"{1 - len(known) / max(1, len(cells)):.1%}"
+        kind = kinds.kind_of(cells, rows.base, alone=len(rows.columns) == 1) or "none"
+        lines.append([name, kind, missing if len(known) < len(cells) else "", f"{len(set(map(repr, known))):,}", _example(known)])
+    print()
+    _print_table(lines)
+    print()
+    if targets:
+        _plan(path, targets)
+    else:
+        print("With --target COLUMN it also shows the task, the candidates and what looks wrong.")
+
+
+def _example(cells: Sequence[Any]) -> str:
+    text = " ".join(str(cells[0]).split()) if cells and not isinstance(cells[0], bytes) else ""
+    return text if len(text) <= 30 else f"{text[:29]}…"
+
+
+def _plan(path: str, targets: Sequence[str]) -> None:
+    """What `train` would do, up to the first fit."""
+    from mainstem import api
+    from mainstem.training import plan, preparing
+
+    config = api.configure(path, list(targets), None, {"allow_leak": True})
+    data = preparing.prepare(config)
+    candidates, notes = plan.candidates(config, data.schema)
+    print(f"task: {data.name} of {', '.join(t.name for t in data.schema.targets)}")
+    print(f"rows: {', '.join(f'{len(rows):,} {part}' for part, rows in data.parts.items())}")
+    print(f"candidates: {', '.join(c.name for c in candidates)}")
+    for told in [*data.notes, *notes]:
+        print(f"  {told}")
+    print("what looks wrong: " + ("nothing was found" if not data.findings else ""))
+    for finding in data.findings:
+        print(f"  {finding}")
+
+
+# --- models and runs --------------------------------------------------------------------------------------------------
+
+
+def _model(folder: Path) -> None:
+    from mainstem import artifact, files
+
+    contents = artifact.read(folder)
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    print(f"{folder}: a model of format {artifact.FORMAT}, {size / 2**20:.1f} MiB")
+    print(f"task: {contents.task} of {', '.join(t.name for t in contents.schema.targets)}{_labels(contents.state.json.get('labels'))}")
+    for each in contents.inputs:
+        read_by = f" > {each.backbone}" + (f" ({each.adapt})" if each.adapt else "") if each.backbone else ""
+        print(f"input {each.name} ({each.modality}){read_by}: {_listed(each.columns)}")
+    if contents.predictor:
+        print(f"predictor: {contents.predictor}")
+    for name, spec in contents.graphs.items():
+        print(f"graph {name}: weights {spec.weights_id[:12] or 'unnamed'}")
+    _about(contents.about)
+    _sealed(folder)
+    wrong = files.broken(folder)
+    print("what looks wrong: " + ("; ".join(wrong) if wrong else "nothing, every file is as it was sealed"))
+
+
+def _labels(labels: Sequence[Any] | None) -> str:
+    return f" ({_listed([str(label) for label in labels])})" if labels else ""
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _about(about: Mapping[str, Any]) -> None:
+    if about.get("rows"):
+        print("rows: " + ", ".join(f"{n:,} {part}" for part, n in about["rows"].items()))
+    if about.get("chosen"):
+        print(about["chosen"])
+    figures = {name: entry["value"] for name, entry in about.get("metrics", {}).items() if entry.get("value") is not None}
+    if figures:
+        print("measured: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+
+def _sealed(folder: Path) -> None:
+    try:
+        seal = json.loads((folder / "seal.json").read_bytes())
+    except (OSError, ValueError):
+        print("sealed: no seal.json can be read")
+        return
+    worst = ", ".join(f"{stage} {size:.2g}" for stage, size in seal.get("worst", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in seal.get("versions", {}).items())
+    print(f"sealed: {seal.get('rows')} golden rows, worst differences: {worst}; with {versions}")
+
+
+def _unfinished(folder: Path) -> None:
+    """A run that has no model yet."""
+    from mainstem import config
+
+    settings = config.build(config.read(folder / "config.yaml"), str(folder / "config.yaml"))
+    done = sorted(p.parent.parent.name for p in folder.glob("candidates/*/part-*/result.json"))
+    print(f"{folder}: an unfinished run on {settings.data.path or 'a DataFrame'}")
+    print(f"task: {settings.task} of {', '.join(settings.data.targets)}")
+    print(f"candidates: {', '.join(c.name for c in settings.candidates)}; fits done: {len(done)}")
+    note("The same command with --resume goes on with it.")
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _print_table(lines: Sequence[Sequence[str]]) -> None:
+    """Cells in columns; full-width characters take two places."""
+    from mainstem.evaluation.report import width
+
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell + " " * (room - width(cell)) for cell, room in zip(line, widths, strict=True)).rstrip())
