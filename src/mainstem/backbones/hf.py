@@ -69,7 +69,7 @@ class Hf:
             raise MainstemError(
                 f"transformers does not know the model type '{folder.config.get('model_type')}' as a text encoder", where=str(folder.path)
             ) from error
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise MainstemError(f"the weights cannot be read: {' '.join(str(error).split())[:200]}", where=str(folder.path)) from error
         module.normalise = folder.normalise
         return module

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,17 +24,26 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 def load(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     """The transformers model of a folder, from its safetensors, in float32, never with code of the folder.
 
-    Raises ValueError for an unknown model_type, OSError for weights that cannot be read.
+    Raises ValueError for an unknown model_type, OSError for weights that cannot be read or are not all there.
     """
-    return _class(config).from_pretrained(
-        folder,
-        config=_config(config),
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        **_options(config),
-    )
+    family = _class(config)
+    try:
+        with _quiet():
+            module, report = family.from_pretrained(
+                folder,
+                config=_config(config),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **_options(config),
+            )
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(str(error)) from error
+    if report["missing_keys"]:  # transformers fills them with random numbers
+        raise OSError(f"{len(report['missing_keys'])} tensors are missing, among them {sorted(report['missing_keys'])[0]}")
+    return cast(nn.Module, module)
 
 
 def encode(module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, *, normalise: bool) -> dict[str, Tensor]:
@@ -42,6 +53,22 @@ def encode(module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, *, normalise: boo
     if normalise:
         mean, cls = functional.normalize(mean, dim=-1), functional.normalize(cls, dim=-1)
     return {"mean": mean, "cls": cls, "sequence": sequence_BTD}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bar and its report on weights that are left out on purpose."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _config(config: Mapping[str, Any]) -> Any:
