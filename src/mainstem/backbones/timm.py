@@ -55,7 +55,7 @@ class Timm:
             parameters=config.get("parameters") or _parameters(config, ref.folder),
             licence=cfg.get("license") or "" if pretrained else "",
             extra="train",
-            slots=("attn.qkv", "attn.proj") if _patch(config) else (),
+            slots=("attn.qkv", "attn.proj") if _attends(config, ref.folder) else (),
             pretrained=pretrained,
             summary=f"{config['architecture']} of timm",
         )
@@ -109,7 +109,7 @@ class Timm:
             config[POOLED] = self.describe(ref).features["pooled"].width
             weights = save(_tensors(module), metadata={"format": "pt"})
         config["pretrained_cfg"] = {key: value for key, value in config["pretrained_cfg"].items() if key not in SOURCES}
-        for ours in ("fetch", "parameters"):
+        for ours in ("fetch", "parameters", "attends"):
             config.pop(ours, None)
         return {"config.json": (json.dumps(config, ensure_ascii=False, indent=1) + "\n").encode(), _own.WEIGHTS: weights}
 
@@ -136,8 +136,8 @@ def new(architecture: str, size: int, width: int, pooled: int, parameters: int, 
         "std": [0.5, 0.5, 0.5],
         "num_classes": 0,
     }
-    names = {"architecture": architecture, "num_classes": 0, "num_features": width, POOLED: pooled, "parameters": parameters}
-    return {**names, "pretrained_cfg": cfg, "model_args": model_args}
+    names = {"architecture": architecture, "num_classes": 0, "num_features": width, POOLED: pooled}
+    return {**names, "parameters": parameters, "attends": not grid, "pretrained_cfg": cfg, "model_args": model_args}
 
 
 def variant(ref: Ref, known: Collection[str], default: str) -> str:
@@ -179,6 +179,11 @@ def _patch(config: Config) -> int:
     """The edge of a vision transformer's patches, 0 for other networks."""
     match = re.match(r"(?:vit|deit)\w*_patch(\d+)_", config["architecture"])
     return config.get("model_args", {}).get("patch_size", int(match[1])) if match else 0
+
+
+def _attends(config: Config, folder: Path | None) -> bool:
+    """Whether it has attention as timm names it."""
+    return bool(config.get("attends")) or any(name.endswith("attn.qkv.weight") for name in _shapes(folder))
 
 
 def _map(module: Any, x: Any) -> Any:
@@ -281,7 +286,8 @@ def named(ref: Ref) -> Config:
     """The config of timm:NAME; "fetch" is the repository on the hub that holds its weights."""
     config = _named(ref.variant, ref.settings.get("size", 0))
     if not ref.settings.get("pretrained", True):
-        return {**config, "fetch": ""}
+        cfg = {key: value for key, value in config["pretrained_cfg"].items() if key != "license"}  # that of the weights left aside
+        return {**config, "fetch": "", "pretrained_cfg": cfg}
     if not config["fetch"]:
         raise MainstemError(f"timm has no pretrained weights of '{ref.variant}'", do="Set pretrained to false to train from scratch.")
     return config
@@ -306,6 +312,7 @@ def _named(name: str, size: int) -> Config:
         "num_features": module.num_features,
         POOLED: getattr(module, "head_hidden_size", None) or module.num_features,
         "parameters": sum(p.numel() for p in module.parameters()),
+        "attends": any(name.endswith("attn.qkv") for name, _ in module.named_modules()),
         "fetch": module.pretrained_cfg.get("hf_hub_id") or "",
         "pretrained_cfg": kept,
         "model_args": {},
