@@ -131,6 +131,8 @@ def test_fewer_resamples_are_said(monkeypatch):
     made = report.evaluate("classification", *classified())["metrics"]
     assert made["roc_auc"]["resamples"] == 300_000 // (300 * 6)
     assert made["accuracy"]["resamples"] == 300_000 // (300 * 2)
+    asked = report.evaluate("classification", *classified(), resamples=166)["metrics"]["roc_auc"]
+    assert made["roc_auc"] == {**asked, "resamples": 166}
 
 
 def test_a_label_cannot_steer_the_terminal():

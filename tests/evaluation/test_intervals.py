@@ -75,3 +75,11 @@ def test_a_rare_class_that_is_often_not_drawn_still_has_an_interval():
     answers = Answers(true, np.zeros(50, int), np.column_stack([1 - scores, scores]), ("a", "b"))
     value, low, high, _ = intervals.bootstrap(FAMILIES["category"], answers)["roc_auc"]
     assert 0 <= low <= value <= high <= 1
+
+
+def test_an_interval_holds_its_own_figure():
+    chosen = np.tile([0, 0, 0, 1], 100)
+    scores = np.where(chosen[:, None] == [0, 1], 0.75, 0.25)
+    answers = Answers(np.where(np.arange(400) % 4 == 3, 0, chosen), chosen, scores, ("a", "b"))
+    value, low, high, _ = intervals.bootstrap(FAMILIES["category"], answers)["ece"]
+    assert low == value == 0 < high  # chance only adds to the error

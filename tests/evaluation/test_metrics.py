@@ -171,3 +171,11 @@ def test_every_metric_of_every_task_exists():
         assert set(names) == {name for family in metrics.FAMILIES[kind] for name in family.names} - (
             {"roc_auc"} if task == "labels" else set()
         )
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_a_resample_of_one_row_many_times_has_no_r2(row):
+    family, stats = metrics.FAMILIES["number"][0], np.array([[0.1, 1.0], [0.2, 1.0], [0.7, 1.0], [1e5, 1.0]])
+    counts = np.zeros((1, 4))
+    counts[0, row] = 4
+    assert np.isnan(family.figures(stats, counts)["r2"][0])

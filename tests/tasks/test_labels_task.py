@@ -85,3 +85,11 @@ def test_differ():
     assert 0 < task.differ(a, b) < task.tolerance
     (c,) = task.decode({"logits": np.array([[1.0, 0.5, -1.0]])}, BATCH, state(thresholds=[0.5, 0.9, 0.5]))
     assert task.differ(a, c) == 1
+
+
+def test_a_rare_label_borrows_the_threshold_of_the_others():
+    logits, hot = made(2000, 0)
+    logits, hot = np.hstack([logits, logits[:, :1] - 3]), np.hstack([hot, np.zeros((2000, 1), bool)])
+    thresholds = Labels().calibrate({"logits": logits}, {"hot": hot}, state()).json["thresholds"]
+    assert min(thresholds[:3]) < thresholds[3] < max(thresholds[:3])
+    assert thresholds[3] < 0.45

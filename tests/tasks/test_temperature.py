@@ -61,3 +61,8 @@ def test_probabilities_are_torchs_and_do_not_overflow():
     expected = torch.softmax(torch.from_numpy(logits) / 2, 1).numpy()
     np.testing.assert_allclose(temperature.softmax(logits, 2.0), expected, atol=1e-15)
     np.testing.assert_allclose(temperature.sigmoid(logits, 2.0), torch.sigmoid(torch.from_numpy(logits) / 2).numpy(), atol=1e-15)
+
+
+def test_where_one_is_best_it_stays_exactly_one():
+    logits = np.tile([np.log(3.0), 0.0], (4, 1))  # states 3 of 4, and 3 of 4 are right
+    assert temperature.fit_softmax(logits, np.array([0, 0, 0, 1])) == 1.0

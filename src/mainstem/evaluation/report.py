@@ -38,7 +38,7 @@ def evaluate(
     """
     kind, names = metrics.kind_of(task_name)
     good = [i for i, p in enumerate(predictions) if not isinstance(p, MainstemError)]
-    answered, targets = _answered(predictions), [targets[i] for i in good]
+    answered, targets = _answered(predictions), [targets[i] for i in good if kind]
     report: dict[str, Json] = {"task": task_name, "rows": len(good), "metrics": {}, "baseline": {}}
     if len(good) < len(predictions):
         report["failed"] = len(predictions) - len(good)
@@ -62,8 +62,10 @@ def point_metrics(
 ) -> dict[str, float | None]:
     """The metrics of a task by name without intervals, None where undefined; rows answered by an error are left out."""
     kind, names = metrics.kind_of(task_name)
+    if not kind:
+        return dict.fromkeys(names)
     kept = [t for p, t in zip(predictions, targets, strict=True) if not isinstance(p, MainstemError)]
-    values = _points(kind, _answered(predictions), kept, labels) if kind and kept else {}
+    values = _points(kind, _answered(predictions), kept, labels) if kept else {}
     return {name: values.get(name) for name in names}
 
 

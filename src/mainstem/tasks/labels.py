@@ -75,9 +75,9 @@ class Labels(Task):
     def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
         """Logits [row, labels] → the labels that reach their threshold, and the probability of every label."""
         logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
-        bad = np.isnan(logits).any(axis=1).tolist()
+        bad = np.asarray(np.isnan(logits).any(axis=1)).tolist()
         scores = _temperature.sigmoid(np.nan_to_num(logits), state.json.get("temperature", 1.0))
-        chosen: list[list[bool]] = np.greater_equal(scores, state.json.get("thresholds", 0.5)).tolist()
+        chosen = np.greater_equal(scores, state.json.get("thresholds", 0.5)).tolist()
         return [
             MainstemError("the model's output is not a number", do="Look for extreme values in this row.")
             if wrong
