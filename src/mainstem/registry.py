@@ -9,7 +9,9 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from importlib.metadata import entry_points
+import sys
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -30,19 +32,38 @@ ALIASES = {
 }
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    return entry_points()
+
+
+@cache
+def _entries(kind: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Plug-ins of third parties on this path. Kept: a search takes tens of milliseconds, and the kind of every column is loaded."""
+    return tuple(_installed(path).select(group=f"mainstem.{kind}"))
+
+
+def _third_party(kind: str) -> tuple[EntryPoint, ...]:
+    return _entries(kind, tuple(sys.path))
+
+
+@cache
+def _own(kind: str) -> frozenset[str]:
+    folder = str(Path(__file__).parent / kind)
+    return frozenset(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
+
+
 def names(kind: str) -> list[str]:
     """The plug-ins of `kind`, sorted, without importing any of them."""
     if kind not in KINDS:
         raise MainstemError(f"there is no list of '{kind}'", do=suggest(kind, KINDS))
-    folder = str(Path(__file__).parent / kind)
-    own = {m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_")}
-    return sorted(own | {e.name for e in entry_points(group=f"mainstem.{kind}")})
+    return sorted(_own(kind) | {e.name for e in _third_party(kind)})
 
 
 def load(kind: str, name: str) -> ModuleType:
     """The module of one plug-in. An error inside the plug-in surfaces as itself, never as "unknown"."""
     name = ALIASES.get(name, name) if kind == "tasks" else name
-    for entry in entry_points(group=f"mainstem.{kind}"):
+    for entry in _third_party(kind):
         if entry.name == name:
             module: ModuleType = entry.load()
             return module
