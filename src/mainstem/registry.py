@@ -11,9 +11,10 @@ import pkgutil
 import re
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError, suggest
@@ -33,7 +34,7 @@ ALIASES = {
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> EntryPoints:
+def _installed(path: tuple[str, ...]) -> Any:  # its type differs between versions of Python
     return entry_points()
 
 
