@@ -1,6 +1,7 @@
 """hf, bert, ngram, rnn, lstm and gru: padding never changes an answer, on PyTorch and on exported graphs; saving and loading."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mainstem import registry
-from mainstem.backbones import hf, ngram
-from mainstem.contracts import GraphSpec, Port, Ref
+from mainstem.backbones import bert, hf, ngram
+from mainstem.contracts import GraphSpec, Port, Ref, State
 from mainstem.errors import MainstemError
 from mainstem.nn import encoder
 from mainstem.runtimes import onnx
@@ -237,3 +238,134 @@ def test_hf_says_when_the_hub_is_out_of_reach(monkeypatch):
 
 def test_encoder_is_built_from_a_config_without_a_pooler():
     assert not [name for name, _ in encoder.build(CONFIG).named_parameters() if "pooler" in name]
+
+
+RECURRENT = ("rnn", "lstm", "gru")
+VOCABULARY = State({"vocab_size": 20}, files={"tokenizer.json": b"{}"})
+
+
+def recurrent(kind, **settings):
+    torch.manual_seed(0)
+    ref = Ref(kind, kind, settings={"dim": 6, "width": 5, **settings}, state=VOCABULARY)
+    plugin = registry.load("backbones", kind).plugin
+    return plugin, ref, plugin.build(ref)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_ignores_padding(kind, bidirectional):
+    plugin, ref, module = recurrent(kind, layers=2, bidirectional=bidirectional)
+    check_padding(plugin, module, plugin.describe(ref))
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_equals_torch_on_whole_rows(kind):
+    """Of one length, our two directions are PyTorch's bidirectional network."""
+    plugin, _, module = recurrent(kind)
+    theirs = getattr(torch.nn, kind.upper())(6, 5, bidirectional=True, batch_first=True)
+    for direction, suffix in zip(module.layers[0], ("", "_reverse"), strict=True):
+        for name, weight in direction.kernel.named_parameters():
+            getattr(theirs, name + suffix).data.copy_(weight)
+    with torch.no_grad():
+        output, state = theirs(module.embedding(torch.from_numpy(IDS)))
+    features = answers(plugin, module.eval(), IDS, np.ones_like(IDS))
+    assert np.abs(features["sequence"] - output.numpy()).max() < 1e-6
+    hidden = state[0] if kind == "lstm" else state
+    assert np.abs(features["last"] - torch.cat([hidden[0], hidden[1]], 1).numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_the_walk_without_dropout_equals_the_kernel(kind):
+    direction = recurrent(kind)[2].layers[0][0]
+    x = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        walked = direction.walk(x, torch.ones(3, 1, 6), torch.ones(3, 1, 5))
+        assert float((walked - direction.kernel(x)[0]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_dropout_is_one_mask_a_sequence_on_recurrent_connections_too(kind, monkeypatch):
+    from mainstem.nn import recurrent as network
+
+    plugin, _, module = recurrent(kind, dropout=0.5, layers=2)
+    shapes, drawn = [], network.mask
+    monkeypatch.setattr(network, "mask", lambda like, width, p: shapes.append((like.shape[0], width, p)) or drawn(like, width, p))
+    features = plugin.forward(module.train(), {"ids": torch.from_numpy(IDS), "mask": torch.from_numpy(MASK)})
+    layer = [(3, 6, 0.5), (3, 5, 0.5)] * 2, [(3, 10, 0.5), (3, 5, 0.5)] * 2  # input and state, of two directions
+    assert shapes == [*layer[0], *layer[1], (3, 10, 0.5)]  # and the output
+    zero = (features["sequence"] == 0).all(1)  # channels dropped in every step of a row
+    assert zero.any()
+    assert not zero.all()
+    features["max"].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_saves_and_loads(kind, tmp_path):
+    plugin, ref, module = recurrent(kind, pooling="last")
+    again = registry.resolve(str(write(plugin.save(module, ref), tmp_path / "saved")))
+    info = plugin.describe(again)
+    assert again.family == kind
+    assert info.pooled == "last"
+    assert info.processor == {"form": "tokens", "file": str(tmp_path / "saved" / "tokenizer.json"), "max_length": 256}
+    assert np.array_equal(answers(plugin, plugin.build(again).eval())["last"], answers(plugin, module.eval())["last"])
+
+
+def test_from_scratch_a_vocabulary_is_trained():
+    for name in ("lstm", "bert-tiny"):
+        ref = registry.resolve(name)
+        processor = registry.load("backbones", ref.family).plugin.describe(ref).processor
+        assert processor["train"] == {"vocab_size": 8000}
+
+
+@pytest.mark.parametrize(("name", "layers", "width"), [("bert-tiny", 2, 128), ("bert-small", 4, 256), ("bert", 2, 128)])
+def test_bert_sizes(name, layers, width):
+    ref = replace(registry.resolve(name), state=VOCABULARY)
+    info, module = bert.plugin.describe(ref), bert.plugin.build(ref)
+    assert len(module.encoder.layer) == layers
+    assert info.features["mean"].width == width
+    assert info.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_bert_ignores_padding_and_is_saved_as_the_hub_keeps_it(tmp_path):
+    ref = replace(registry.resolve("bert-tiny"), state=VOCABULARY)
+    torch.manual_seed(0)
+    module = bert.plugin.build(ref).eval()
+    check_padding(bert.plugin, module, bert.plugin.describe(ref))
+    saved = write(bert.plugin.save(module, ref), tmp_path / "saved")
+    before = answers(bert.plugin, module)["mean"]
+    for again in (replace(ref, folder=saved), registry.resolve(str(saved))):  # as `bert-tiny` of a model, and as hf:FOLDER
+        plugin = registry.load("backbones", again.family).plugin
+        assert np.array_equal(answers(plugin, plugin.build(again).eval())["mean"], before)
+        assert plugin.describe(again).features["mean"].width == 128
+
+
+def test_bert_of_no_size():
+    with pytest.raises(MainstemError, match="bert of the size 'large'"):
+        bert.plugin.describe(registry.resolve("bert-large"))
+
+
+def bag():
+    torch.manual_seed(0)
+    return Ref("ngram", "ngram", settings={"buckets": 50, "dim": 4}), {
+        "ids": torch.from_numpy(IDS * 2),
+        "weights": torch.from_numpy(np.where(MASK, np.linspace(0.1, 1, 7), 0).astype(np.float32)),
+    }
+
+
+def test_ngram_is_the_weighted_sum_on_torch_and_on_its_graph(tmp_path):
+    ref, arrays = bag()
+    module = ngram.plugin.build(ref).eval()
+    with torch.no_grad():
+        mean = ngram.plugin.forward(module, arrays)["mean"].numpy()
+        expected = torch.einsum("bt,btd->bd", arrays["weights"], module.table[arrays["ids"]]).numpy()
+    assert np.abs(mean - expected).max() < 1e-6
+    as_numpy = {name: tensor.numpy() for name, tensor in arrays.items()}
+    graph = exported(ngram.plugin, module, ngram.plugin.describe(ref), {name: a[:2, :3] for name, a in as_numpy.items()})
+    assert np.abs(graph(as_numpy)["mean"] - mean).max() < 1e-6
+    alone = {name: a[1:2, : LENGTHS[1]] for name, a in as_numpy.items()}
+    assert np.abs(graph(alone)["mean"][0] - mean[1]).max() < 1e-6
+    saved = write(ngram.plugin.save(module, ref), tmp_path / "saved")
+    with torch.no_grad():
+        loaded = ngram.plugin.build(registry.resolve(str(saved))).eval()
+        assert np.array_equal(ngram.plugin.forward(loaded, arrays)["mean"].numpy(), mean)

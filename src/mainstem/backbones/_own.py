@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mainstem import files
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError, MissingExtra, suggest
 
@@ -70,8 +71,12 @@ def save(module: Any, ref: Ref, settings: Mapping[str, Any], **more: Any) -> dic
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items() if ".lora_" not in name}
     tree = {"mainstem": ref.family, "settings": dict(settings), **more}
-    text = json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
-    return {"config.json": text.encode(), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
+    return {"config.json": to_json(tree), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
+
+
+def to_json(tree: Mapping[str, Any]) -> bytes:
+    """A config.json."""
+    return files.to_json(dict(tree)).encode()
 
 
 def need_torch(family: str) -> None:

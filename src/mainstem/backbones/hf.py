@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mainstem.backbones import _hub, _own
-from mainstem.contracts import Feature, Info, Port, Ref
+from mainstem.backbones import _hub, _own, _tokens
+from mainstem.contracts import Feature, Info, Ref
 from mainstem.errors import MainstemError
 
 DEFAULTS = {
@@ -31,14 +31,14 @@ class Hf:
         """What the folder says; a name on the hub is fetched first. Raises MainstemError where a file is missing or unsafe."""
         settings = _own.settings(Ref(ref.text, ref.family, settings=ref.settings), DEFAULTS)
         folder = _read(ref)
-        tokenizer = folder.path / "tokenizer.json"
+        tokenizer = folder.path / _tokens.TOKENIZER
         if not tokenizer.is_file():
             raise MainstemError(
                 "this folder has no tokenizer.json", where=str(folder.path), do="Save the model's fast tokenizer into it (save_pretrained)."
             )
         return Info(
             modality="text",
-            inputs=ports(folder.pad),
+            inputs=_tokens.ports(folder.pad),
             features=features(_hub.width(folder.config)),
             pooled="cls" if folder.cls else "mean",
             processor={
@@ -104,12 +104,6 @@ KEPT = (
     "source.json",
     "README.md",
 )
-
-
-def ports(pad: int) -> tuple[Port, ...]:
-    """The inputs of every network over tokens; ids are padded with `pad`."""
-    axes = ("row", "pad:tokens")
-    return Port("ids", "int64", axes, pad=pad), Port("mask", "int64", axes)
 
 
 def features(width: int) -> dict[str, Feature]:
