@@ -91,5 +91,4 @@ def test_a_rare_label_borrows_the_threshold_of_the_others():
     logits, hot = made(2000, 0)
     logits, hot = np.hstack([logits, logits[:, :1] - 3]), np.hstack([hot, np.zeros((2000, 1), bool)])
     thresholds = Labels().calibrate({"logits": logits}, {"hot": hot}, state()).json["thresholds"]
-    assert min(thresholds[:3]) < thresholds[3] < max(thresholds[:3])
-    assert thresholds[3] < 0.45
+    assert thresholds[3] == pytest.approx(np.mean(thresholds[:3]), abs=0.1)  # not 0.5
