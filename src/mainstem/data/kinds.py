@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mainstem import registry
-from mainstem.contracts import Rows
+from mainstem.contracts import Rows, Task
 from mainstem.data import images, labelsets
 from mainstem.errors import MainstemError, suggest
 from mainstem.schema import NO, YES, Column, Schema, is_missing
@@ -26,11 +26,13 @@ _WIDE = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]")  # scripts witho
 
 @dataclass(frozen=True)
 class Inferred:
-    """What was inferred. `notes`: human sentences, each with the flag that overrides it."""
+    """What was inferred. `notes`: human sentences, each with the flag that overrides it. `roles`: for a task with roles, the
+    column that plays each."""
 
     schema: Schema
     task: str
     notes: list[str] = field(default_factory=list)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def infer(
@@ -44,19 +46,44 @@ def infer(
 ) -> Inferred:
     """Raw rows → their schema and task.
 
-    targets: the columns to predict: one, or several yes/no columns, which make a labels task.
+    targets: the columns to predict: one, or several yes/no columns, which make a labels task; none where the task has no answer.
     inputs: the columns to learn from, in this order; empty: all but the targets and those in `exclude` (group, time).
+    "ROLE=COLUMN" where the task has roles.
     kinds: column → kind, where the caller knows better. task, separator: likewise.
 
     Raises MainstemError for columns that do not exist, and for a target that cannot be predicted.
     """
-    kinds = dict(kinds or {})
-    _check_names(rows, targets, inputs, kinds)
+    kinds, task = dict(kinds or {}), registry.ALIASES.get(task, task)
+    plugin = registry.load("tasks", task).plugin if task else Task
+    roles = _roles(rows, task, plugin.inputs, inputs)
+    if roles:
+        inputs = list(roles.values())
+        kinds = {**{column: plugin.inputs[role] for role, column in roles.items()}, **kinds}
+    _check_names(rows, targets, inputs, kinds, needed=plugin.target is not None or not task)
     notes: list[str] = []
-    answers, task = _answers(rows, targets, kinds, registry.ALIASES.get(task, task), separator, notes)
+    answers, task = _answers(rows, targets, kinds, task, plugin, separator, notes)
     names = list(inputs) or [name for name in rows.columns if name not in targets and name not in exclude]
-    columns = _input_columns(rows, names, kinds, notes)
-    return Inferred(Schema(tuple(columns), tuple(answers)), task, notes)
+    columns = _input_columns(rows, names, kinds, notes, keep=list(roles.values()))
+    return Inferred(Schema(tuple(columns), tuple(answers)), task, notes, roles)
+
+
+def _roles(rows: Rows, task: str, wanted: Mapping[str, str] | None, inputs: Sequence[str]) -> dict[str, str]:
+    """Role → column: as "ROLE=COLUMN" says, else the column of the role's name. Raises MainstemError where a role has none."""
+    if not wanted:
+        return {}
+    pairs = [text.partition("=")[::2] if "=" in text else (text, text) for text in inputs]
+    unknown = [role for role, _ in pairs if role not in wanted]
+    if unknown:
+        raise MainstemError(f"the task {task} has no input '{unknown[0]}'", do=suggest(unknown[0], wanted))
+    roles = {role: dict(pairs).get(role, role) for role in wanted}
+    missing = [role for role, column in roles.items() if column not in rows.columns]
+    if missing:
+        raise MainstemError(
+            f"the task {task} reads '{missing[0]}' ({wanted[missing[0]]}), and no column is named '{roles[missing[0]]}'",
+            where=rows.where,
+            do=f"Say which column it is: --input {missing[0]}=COLUMN. {suggest(roles[missing[0]], rows.columns)}",
+        )
+    return roles
 
 
 @functools.cache
@@ -95,8 +122,8 @@ def kind_of(cells: Sequence[Any], base: Path | None = None, *, alone: bool = Fal
 # --- names --------------------------------------------------------------------------------------------------------------
 
 
-def _check_names(rows: Rows, targets: Sequence[str], inputs: Sequence[str], kinds: Mapping[str, str]) -> None:
-    if not targets:
+def _check_names(rows: Rows, targets: Sequence[str], inputs: Sequence[str], kinds: Mapping[str, str], *, needed: bool) -> None:
+    if not targets and needed:
         raise MainstemError("no target is named", where=rows.where, do=f"Say what to predict: --target COLUMN. {suggest('', rows.columns)}")
     for what, names in (("target", targets), ("input", inputs), ("column", kinds)):
         for name in names:
@@ -106,7 +133,7 @@ def _check_names(rows: Rows, targets: Sequence[str], inputs: Sequence[str], kind
     if both:
         raise MainstemError(f"'{both[0]}' is both target and input", where=rows.where, do="Leave it out of the inputs.")
     for kind in kinds.values():
-        if kind not in KINDS:
+        if kind not in KINDS and kind not in registry.names("modalities"):
             raise MainstemError(f"there is no kind of column named '{kind}'", do=suggest(kind, KINDS))
 
 
@@ -118,8 +145,10 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 # --- inputs ---------------------------------------------------------------------------------------------------------------
 
 
-def _input_columns(rows: Rows, names: Sequence[str], kinds: Mapping[str, str], notes: list[str]) -> list[Column]:
-    names = [name for name in names if _is_kept(rows, name, kinds, notes)]
+def _input_columns(
+    rows: Rows, names: Sequence[str], kinds: Mapping[str, str], notes: list[str], keep: Sequence[str] = ()
+) -> list[Column]:
+    names = [name for name in names if name in keep or _is_kept(rows, name, kinds, notes)]
     columns, guessed = [], {}
     for name in names:
         cells = rows.columns[name]
@@ -230,11 +259,11 @@ def _is_text(known: int, distinct: Sequence[str]) -> bool:
 
 
 def _answers(
-    rows: Rows, targets: Sequence[str], kinds: Mapping[str, str], task: str, separator: str, notes: list[str]
+    rows: Rows, targets: Sequence[str], kinds: Mapping[str, str], task: str, plugin: type[Task], separator: str, notes: list[str]
 ) -> tuple[list[Column], str]:
     """The answer columns and the task."""
     if task and task not in TASKS.values():
-        raise MainstemError(f"no task is named '{task}'", do=suggest(task, TASKS.values()))
+        return _answers_of(rows, targets, kinds, task, plugin, separator, notes), task
     if len(targets) > 1:
         return _flags(rows, targets, task, notes), "labels"
     name = targets[0]
@@ -257,6 +286,23 @@ def _answers(
         raise MainstemError(f"the target '{name}' is '{classes[0]}' in every row: one class only", where=rows.where, do="Give rows of two.")
     notes.append(f"the target '{name}' has {len(classes)} classes ({_listed(classes, 5)}): classification, {why} (--task overrides)")
     return [Column(name, "category")], found
+
+
+def _answers_of(
+    rows: Rows, targets: Sequence[str], kinds: Mapping[str, str], task: str, plugin: type[Task], separator: str, notes: list[str]
+) -> list[Column]:
+    """The answer columns of a task by the modality of its answer."""
+    if plugin.target is None:
+        if targets:
+            raise MainstemError(f"the task {task} has no target, and '{targets[0]}' is named", do="Leave out --target.")
+        return []
+    if plugin.target in TASKS:
+        return _answers(rows, targets, kinds, TASKS[plugin.target], plugin, separator, notes)[0]
+    if len(targets) > 1:
+        raise MainstemError(f"the task {task} has one target, and {len(targets)} are named", do="Name one target.")
+    if all(is_missing(cell) for cell in rows.columns[targets[0]]):
+        raise MainstemError(f"the target '{targets[0]}' is missing in every row", where=rows.where)
+    return [Column(targets[0], plugin.target, dict(plugin.processors.get("target", {})))]
 
 
 def _task_of(rows: Rows, name: str, known: Sequence[Any], distinct: Sequence[Any]) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from mainstem.schema import Schema
 
 _FREE = ("text", "image")
 _REPEATS = 0.05  # a table with more equal rows than that has few combinations: repeats are ordinary there
+_PERFECT, _GOOD = 0.995, 0.97  # ROC-AUC or R² of one column alone
 _FEWEST = 20  # rows below which columns agree by chance
 
 
@@ -72,7 +73,7 @@ def check(
     if given_files:
         _same_text_or_picture(look)
     _equal_rows(look, given_files)
-    if len(schema.columns) > 1:  # the only input column is what the user means to learn from
+    if len(schema.columns) > 1 and schema.targets:  # the only input column is what the user means to learn from
         _target_copies(look)
         _almost_perfect(look)
         _ids(look)
@@ -269,8 +270,9 @@ def _almost_perfect(look: _Look) -> None:
     scores = {
         name: alone.score(cells, answers, train, held) for name, cells in look.columns("number", "date", "category") if name not in known
     }
-    perfect = [name for name, score in scores.items() if score > 0.995]
-    if len(perfect) <= max(1, len(scores) // 3):  # where many columns are, the task is easy
+    perfect = [name for name, score in scores.items() if score > _PERFECT]
+    others = max((score for score in scores.values() if score <= _PERFECT), default=0.0)
+    if len(perfect) <= max(1, len(scores) // 3) and others < _GOOD:  # where many columns do so well, the task is easy
         figure = "R²" if isinstance(answers[0], float) else "ROC-AUC"
         for name in perfect:
             look.suspicious("alone", f"'{name}' alone predicts the target with {figure} {scores[name]:.4f}: known beforehand?", column=name)

@@ -40,7 +40,7 @@ def near_texts(train: Sequence[str], others: Sequence[str], seed: int = 0) -> Pa
         return []
     texts = [text[:_LONGEST] for _, text in (*here, *there)]
     sample = "".join(texts[:: max(1, len(texts) // 200)])
-    width = 3 if len(_WIDE.findall(sample)) > 0.3 * len(sample) else 5
+    width = 2 if len(_WIDE.findall(sample)) > 0.3 * len(sample) else 5
     signatures = _signatures(texts, width, np.random.default_rng(seed))
     left, right = signatures[: len(here)], signatures[len(here) :]
     a, b = _candidates(left, right)
@@ -49,10 +49,18 @@ def near_texts(train: Sequence[str], others: Sequence[str], seed: int = 0) -> Pa
         block = slice(start, start + 50_000)
         alike[block] = (left[a[block]] == right[b[block]]).mean(1)
     best: dict[int, tuple[float, int]] = {}
-    for k in np.flatnonzero(alike >= _ALIKE).tolist():
-        i = int(b[k])
-        best[i] = max(best.get(i, (0.0, 0)), (float(alike[k]), -int(a[k])))
+    for k in np.flatnonzero(alike >= _ALIKE - 0.1).tolist():  # the signatures only estimate the share
+        i, j = int(b[k]), int(a[k])
+        share = _share(texts[len(here) + i], texts[j], width)
+        if share >= _ALIKE:
+            best[i] = max(best.get(i, (0.0, 0)), (share, -j))
     return [(there[i][0], here[-j][0]) for i, (_, j) in sorted(best.items())]
+
+
+def _share(a: str, b: str, width: int) -> float:
+    """The share of shingles in common (Jaccard)."""
+    one, two = ({text[i : i + width] for i in range(len(text) - width + 1)} for text in (a, b))
+    return len(one & two) / len(one | two)
 
 
 def _signatures(texts: Sequence[str], width: int, rng: np.random.Generator) -> NDArray[np.uint32]:
