@@ -19,7 +19,7 @@ from mainstem import artifact as artifacts
 from mainstem import config as configs
 from mainstem import files, seal
 from mainstem.config import Candidate, Config
-from mainstem.contracts import Array, Batch, Prediction, Table, Value
+from mainstem.contracts import Array, Batch, State, Table, Value
 from mainstem.data import splits
 from mainstem.errors import MainstemError
 from mainstem.evaluation.report import evaluate, point_metrics
@@ -40,6 +40,7 @@ class Stop:
     deadline: float | None = None
 
     def __call__(self) -> bool:
+        """Whether to end now."""
         return self.interrupted or (self.deadline is not None and time.monotonic() > self.deadline)
 
 
@@ -53,6 +54,16 @@ class Score:
     outputs: Mapping[str, Array]
     rows: Array
     predictions: Sequence[Any] = ()
+    state: State = field(default_factory=State)  # of the first part, to decode outputs with
+
+
+@dataclass
+class Kept:
+    """The best candidate's fit on its first part: what a run falls back on where there is no time to refit."""
+
+    name: str
+    fitted: Fitted
+    seconds: float
 
 
 @dataclass
@@ -92,12 +103,14 @@ class _Run:
         self.say, self.report, self.stop = say, report, stop
         self.started = time.monotonic()
         self.cuts: dict[str, int] = {}
+        self.latest: Kept | None = None
+        self.kept: Kept | None = None
 
     def run(self) -> Result:
         self.data = prepare(self.config, self.source)
         for note in [*self.data.notes, *self.data.findings]:
             self.say(note)
-        self.candidates, notes = plan.candidates(self.config, self.data.schema)
+        self.candidates, notes = plan.candidates(self.config, self.data)
         for note in notes:
             self.say(note)
         self._open_folder()
@@ -106,7 +119,7 @@ class _Run:
             self.data.task,
             self.data.name,
             self.data.schema,
-            fitting.fit_target(self.data.task, self._target_column(), [self._answers(known)[i] for i in range(len(known))]),
+            fitting.fit_target(self.data.task, self.data.schema.targets, self._answers(known)),
             self.config.seed,
             self.config.data.class_weight,
         )
@@ -148,18 +161,17 @@ class _Run:
         update = {"data": data, "task": self.data.name, "candidates": tuple(self.candidates), "cuts": {**self.config.cuts, **self.cuts}}
         configs.write(self.folder / "config.yaml", self.config.model_copy(update=update))
 
-    def _target_column(self) -> Any:
-        return self.data.schema.targets[0]
-
     def _answers(self, rows: Array) -> list[Value]:
-        answers = self.data.table.target or []
-        return [answers[int(i)] for i in rows]
+        """The answers of these rows; none where the task has no answers."""
+        answers = self.data.table.target
+        return [] if answers is None else [answers[int(i)] for i in rows]
 
     def _describe(self) -> str:
         sizes = ", ".join(f"{len(self.data.parts[p]):,} {p}" for p in ("train", "valid", "test"))
         inputs = ", ".join(f"{c.name} ({c.kind})" for c in self.data.schema.columns)
         inputs = inputs if len(inputs) < 400 else f"{len(self.data.schema.columns)} columns"
-        return f"{self.data.name} of {', '.join(t.name for t in self.data.schema.targets)} from {inputs}; rows: {sizes}"
+        answer = ", ".join(t.name for t in self.data.schema.targets)
+        return f"{self.data.name}{' of ' * bool(answer)}{answer} from {inputs}; rows: {sizes}"
 
     # comparing
 
@@ -177,7 +189,7 @@ class _Run:
                 break
             scores.append(score)
             shown = self._shown(score)
-            self.say(f"{candidate.name}: {shown}")
+            self.say(f"{candidate.name}: {shown or 'fitted'}")
         if not scores:
             raise KeyboardInterrupt
         if len(scores) < len(self.candidates):
@@ -193,18 +205,14 @@ class _Run:
         few = len(known) < self.config.split.folds_below and not self.config.data.valid and not self.config.data.time
         if not few or len(self.candidates) == 1:
             return [(train, valid)]
-        answers = self._answers(known)
-        return [
-            (a, b)
-            for a, b in splits.folds(
-                known,
-                self.config.split.folds,
-                answers if self.data.name == "classification" else None,
-                None if self.data.groups is None else self.data.groups[known],
-                [self.data.table.hashes[int(i)] for i in known] if self.data.keep_together else None,
-                self.config.seed,
-            )
-        ]
+        return splits.folds(
+            known,
+            self.config.split.folds,
+            self.data.table.target if self.data.task.target == "category" else None,
+            None if self.data.groups is None else list(self.data.groups),
+            self.data.table.hashes if self.data.keep_together else None,
+            self.config.seed,
+        )
 
     def _score(self, number: int, candidate: Candidate, parts: Sequence[tuple[Array, Array]]) -> Score | None:
         """Fit a candidate on every part and join what it answers on the held-out rows; None where time cut it."""
@@ -225,23 +233,25 @@ class _Run:
         outputs = {name: np.concatenate([f["outputs"][name] for f in found]) for name in found[0]["outputs"]}
         predictions = [p for f in found for p in f["predictions"]]
         epochs = int(np.median([f["epochs"] for f in found]))
-        score = Score(candidate.name, {}, epochs, outputs, rows, predictions)
-        return replace(score, metrics=self._metrics(score))
+        losses = [f["loss"] for f in found if f["loss"] is not None]
+        score = Score(candidate.name, {}, epochs, outputs, rows, predictions, found[0]["state"])
+        return replace(score, metrics={**self._metrics(score), "loss": float(np.mean(losses)) if losses else None})
 
     def _fold(self, number: int, candidate: Candidate, fold: int, train: Array, valid: Array) -> dict[str, Any]:
         place = self.folder / "candidates" / f"{number + 1:02d}-{_slug(candidate.name)}" / f"part-{fold + 1}"
         if (place / files.MANIFEST).is_file() and not files.broken(place):
             kept = json.loads((place / "result.json").read_bytes())
             self.cuts.update(kept["cuts"])
-            outputs = artifacts.read_arrays(place / "outputs.safetensors")
+            arrays = artifacts.read_arrays(place / "outputs.safetensors")
             return {
                 **kept,
-                "rows": outputs.pop("rows"),
-                "outputs": outputs,
-                "predictions": [seal.as_prediction(p) for p in kept["predictions"]],
+                "rows": arrays["rows"],
+                "outputs": {name: arrays[f"outputs/{name}"] for name in kept["outputs"]},
+                "state": artifacts.unpack_state(place, kept["state"], "state", arrays),
+                "predictions": [seal.as_answer(p) for p in kept["predictions"]],
             }
         table = self.data.table
-        key = f"{candidate.name}/{fold}"
+        key, started = f"{candidate.name}/{fold}", time.monotonic()
         fitted = fitting.fit(
             self._limited(candidate, key),
             self.problem,
@@ -254,17 +264,20 @@ class _Run:
         cut = fitted.reason == "stopped"
         if cut:
             self.cuts[key] = fitted.steps
-        if number == 0 and fold == 0:
-            self.first = fitted
+        if fold == 0:
+            self.latest = Kept(candidate.name, fitted, time.monotonic() - started)
         predictions, outputs = fitting.answers(fitted, table.take(valid))
-        kept_predictions = [] if outputs else predictions
-        result = {"epochs": fitted.epochs, "cuts": {key: fitted.steps} if cut else {}}
+        if outputs:  # what a task calibrates on is decoded once all parts are there
+            predictions = []
+        result = {"epochs": fitted.epochs, "loss": fitted.loss, "cuts": {key: fitted.steps} if cut else {}}
+        arrays = {"rows": valid, **{f"outputs/{name}": array for name, array in outputs.items()}}
         with files.folder(place, {"format": 1}) as made:
-            rendered = [Pipeline(fitted.artifact).render(p) for p in kept_predictions if isinstance(p, Prediction)]
-            made.add_json("result.json", {**result, "predictions": rendered})
-            made.add("outputs.safetensors", artifacts.pack_arrays({**outputs, "rows": valid}))
+            rendered = [seal.rendered(Pipeline(fitted.artifact), p) for p in predictions]
+            state = artifacts.pack_state(made, fitted.artifact.state, "state", "state", arrays)
+            made.add_json("result.json", {**result, "predictions": rendered, "outputs": sorted(outputs), "state": state})
+            made.add("outputs.safetensors", artifacts.pack_arrays(arrays))
         files.remove(place.with_name(f"{place.name}-training"))
-        return {**result, "rows": valid, "outputs": outputs, "predictions": kept_predictions, "cut": cut}
+        return {**result, "rows": valid, "outputs": outputs, "predictions": predictions, "state": fitted.artifact.state, "cut": cut}
 
     def _limited(self, candidate: Candidate, key: str) -> Candidate:
         """The candidate with the steps after which this fit was cut in the run that its config comes from."""
@@ -277,21 +290,17 @@ class _Run:
         answers = self._answers(score.rows)
         predictions: Sequence[Any] = score.predictions
         if score.outputs:
-            state = self._calibrate(score)
+            state = self._calibrate(score, score.state)
             predictions = self.data.task.decode(score.outputs, Batch({}, np.arange(len(score.rows)), len(score.rows)), state)
         return point_metrics(self.data.name, predictions, answers, self.problem.target.json.get("labels", []))
 
-    def _calibrate(self, score: Score) -> Any:
-        state = self.data.task.fit_state(iter(()), self.problem.target, None)
-        if not score.outputs or self.data.task.target is None:
+    def _calibrate(self, score: Score, state: State) -> State:
+        """The state of a fitted model with what is calibrated on held-out outputs; as it is for a task that does not calibrate."""
+        if not score.outputs:
             return state
-        pipeline = Pipeline(self._bare())
-        return self.data.task.calibrate(score.outputs, pipeline.processors.answers(self._answers(score.rows)), state)
-
-    def _bare(self) -> artifacts.Artifact:
-        return artifacts.Artifact(
-            self.data.name, self.data.task.settings, self.data.schema, (), self.problem.target, self.problem.target, {}
-        )
+        bare = artifacts.Artifact(self.data.name, self.data.task.settings, self.data.schema, (), self.problem.target, state, {})
+        targets = Pipeline(bare).processors.answers(self._answers(score.rows)) if self.data.task.target else {}
+        return self.data.task.calibrate(score.outputs, targets, state)
 
     # choosing
 
@@ -303,15 +312,11 @@ class _Run:
     def _choose(self, scores: Sequence[Score]) -> tuple[Candidate, str]:
         """The candidate with the best figure, the first of equals, and a sentence that says why."""
         name, sign = self.data.task.compared_by
-
-        def rank(score: Score) -> float:
-            value = score.metrics.get(name)
-            return -np.inf if value is None else sign * value
-
-        best = max(scores, key=rank)
+        best = self._best(scores)
         chosen = next(c for c in self.candidates if c.name == best.name)
         if len(scores) == 1:
-            return chosen, f"Chosen: {best.name}, the only candidate; on held-out rows {self._shown(best)}."
+            shown = f"; on held-out rows {self._shown(best)}" if self._shown(best) else ""
+            return chosen, f"Chosen: {best.name}, the only candidate{shown}."
         others = "; ".join(
             f"{s.name} {s.metrics[name]:.4g}" if s.metrics.get(name) is not None else s.name for s in scores if s is not best
         )
@@ -320,17 +325,23 @@ class _Run:
         better = "highest" if sign > 0 else "lowest"
         return chosen, f"Chosen: {best.name}, with the {better} {name.replace('_', ' ')} {on} ({self._shown(best)}). The others: {others}."
 
+    def _best(self, scores: Sequence[Score]) -> Score:
+        name, sign = self.data.task.compared_by
+
+        def rank(score: Score) -> float:
+            value = score.metrics.get(name)
+            return -np.inf if value is None else sign * value
+
+        return max(scores, key=rank)
+
     def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
         """The winner on train and validation rows together, for as many epochs as did best."""
         limit = self.config.training.time_limit
         self.stop.deadline = self.started + FIT_SHARE * limit if limit else None
-        first = getattr(self, "first", None)
-        if self.config.cuts.get("refit") == 0 or (self.stop() and first is not None and best is self.candidates[0]):
+        kept = self.kept if self.kept and self.kept.name == best.name else None
+        if self.config.cuts.get("refit") == 0 or self._no_time(best, kept, known):
             self.cuts["refit"] = 0
-            train, valid = self._folds()[0]
-            return first or fitting.fit(
-                self._limited(best, f"{best.name}/0"), self.problem, self.data.table.take(train), self.data.table.take(valid)
-            )
+            return kept.fitted if kept else self._first_part(best)
         place = self.folder / "candidates" / "refit-training"
         training = best.training.model_copy(update={"patience": None, "epochs": max(1, score.epochs)}) if score.epochs else best.training
         candidate = best.model_copy(update={"training": training})
@@ -344,11 +355,31 @@ class _Run:
             stopped=self.stop,
         )
         if fitted.reason == "stopped":
-            self.cuts["refit"] = fitted.steps
+            self.cuts["refit"] = 0 if kept else fitted.steps
+            return kept.fitted if kept else fitted
         return fitted
 
+    def _no_time(self, best: Candidate, kept: Kept | None, known: Array) -> bool:
+        """Whether a network could not be refitted before the run has to end. A predictor is always refitted: it takes a moment."""
+        if fitting.predictor_of(best.inputs[0], best.training) is not None:
+            return False
+        if self.stop.interrupted:
+            return True
+        if self.stop.deadline is None or kept is None:
+            return False
+        expected = kept.seconds * len(known) / max(1, len(self._folds()[0][0]))
+        return time.monotonic() + expected > self.stop.deadline
+
+    def _first_part(self, best: Candidate) -> Fitted:
+        """The candidate fitted on its first part again, as the run did whose cuts are repeated. Interrupted, there is nothing to seal."""
+        if self.stop.interrupted:
+            raise KeyboardInterrupt
+        train, valid = self._folds()[0]
+        table = self.data.table
+        return fitting.fit(self._limited(best, f"{best.name}/0"), self.problem, table.take(train), table.take(valid))
+
     def _calibrated(self, fitted: Fitted, score: Score) -> Fitted:
-        state = self._calibrate(score)
+        state = self._calibrate(score, fitted.artifact.state)
         fitted.artifact = replace(fitted.artifact, state=state)
         return fitted
 
@@ -380,8 +411,9 @@ class _Run:
         fitted.artifact = replace(fitted.artifact, about=about)
         order = np.random.default_rng(self.config.seed).permutation(len(measured))
         golden = self.data.raw(measured[np.sort(order[: seal.ROWS])])
-        tested = measured[np.sort(order[: shipping.TESTED])]
-        expected = point_metrics(self.data.name, [predictions[i] for i in np.sort(order[: shipping.TESTED])], self._answers(tested), labels)
+        chosen = np.sort(order[: shipping.TESTED])
+        tested, whole = measured[chosen], len(predictions) == len(measured)
+        expected = point_metrics(self.data.name, [predictions[i] for i in chosen], self._answers(tested), labels) if whole else {}
         model = self.folder / "model"
         sealed = shipping.ship(model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
         self._write_config()
