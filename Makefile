@@ -1,0 +1,33 @@
+# One target a verb of development; CI calls the same. Needs Python 3.11 or newer, make and a package index.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+READY := .venv/installed
+
+.PHONY: demo test lint bench torture clean
+
+demo: $(READY)  ## train, evaluate, seal, serve, and see verify refuse an altered resize filter
+	$(BIN)/python scripts/demo.py
+
+test: $(READY)  ## all tests; one thread a process, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures in benchmarks/, measured again
+	$(BIN)/python benchmarks/run.py
+
+torture: $(READY)  ## the full counts of tests/reliability, with result files
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture tests/reliability
+
+clean:  ## what the other targets made
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "mainstem needs Python 3.11 or newer, and finds none: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
