@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def identity(config: Json, state: State) -> str:
 
 
 def write_contents(folder: files.Folder, artifact: Artifact) -> None:
-    """mainstem.json and state.safetensors of a model folder that is being written; state files go beside their backbone."""
+    """mainstem.json and state.safetensors of a model folder that is being written; state files go beside their backbone, or
+    under target/ and state/."""
     arrays: dict[str, Array] = {}
     inputs = [_pack_input(folder, each, arrays) for each in artifact.inputs]
     contents = {
@@ -102,8 +103,8 @@ def write_contents(folder: files.Folder, artifact: Artifact) -> None:
         "schema": {"columns": [asdict(c) for c in artifact.schema.columns], "targets": [asdict(c) for c in artifact.schema.targets]},
         "inputs": inputs,
         "predictor": artifact.predictor,
-        "target": _pack_state(artifact.target, "target", arrays),
-        "state": _pack_state(artifact.state, "state", arrays),
+        "target": pack_state(folder, artifact.target, "target", "target", arrays),
+        "state": pack_state(folder, artifact.state, "state", "state", arrays),
         "graphs": {name: _pack_graph(spec) for name, spec in artifact.graphs.items()},
         "about": dict(artifact.about),
     }
@@ -117,19 +118,20 @@ def pack_arrays(arrays: Arrays) -> bytes:
     return data
 
 
-def _pack_state(state: State, prefix: str, arrays: dict[str, Array]) -> Json:
+def pack_state(folder: files.Folder, state: State, prefix: str, place: str, arrays: dict[str, Array]) -> Json:
+    """A state as JSON: its arrays go to `arrays` under `prefix`, its files to the folder `place`."""
     arrays.update({f"{prefix}/{name}": array for name, array in state.arrays.items()})
-    return {"json": dict(state.json), "arrays": sorted(state.arrays)}
+    places = {name: f"{place}/{name}" for name in state.files}
+    for name, data in state.files.items():
+        if places[name] not in folder.hashes:
+            folder.add(places[name], data)
+    return {"json": dict(state.json), "arrays": sorted(state.arrays), "files": places}
 
 
 def _pack_input(folder: files.Folder, each: Input, arrays: dict[str, Array]) -> Json:
-    places = {}
-    for name, data in each.state.files.items():
-        places[name] = f"backbones/{each.name}/{name}"
-        if places[name] not in folder.hashes:
-            folder.add(places[name], data)
     packed = {key: getattr(each, key) for key in ("name", "modality", "columns", "processor", "backbone", "settings", "adapt")}
-    return {**packed, "state": {**_pack_state(each.state, f"inputs/{each.name}", arrays), "files": places}, "encode_id": each.encode_id}
+    state = pack_state(folder, each.state, f"inputs/{each.name}", f"backbones/{each.name}", arrays)
+    return {**packed, "state": state, "encode_id": each.encode_id}
 
 
 def _pack_graph(spec: GraphSpec) -> Json:
@@ -218,27 +220,27 @@ def _unpack(folder: Path, contents: Mapping[str, Any]) -> Artifact:
         schema=Schema(tuple(Column(**c) for c in schema["columns"]), tuple(Column(**c) for c in schema["targets"])),
         inputs=tuple(_unpack_input(folder, each, arrays) for each in contents["inputs"]),
         predictor=str(contents["predictor"]),
-        target=_unpack_state(contents["target"], "target", arrays),
-        state=_unpack_state(contents["state"], "state", arrays),
+        target=unpack_state(folder, contents["target"], "target", arrays),
+        state=unpack_state(folder, contents["state"], "state", arrays),
         graphs={safe_name(name, "graph"): _unpack_graph(spec) for name, spec in contents["graphs"].items()},
         about=contents["about"],
     )
 
 
-def _unpack_state(packed: Mapping[str, Any], prefix: str, arrays: Arrays) -> State:
-    return State(packed["json"], {name: arrays[f"{prefix}/{name}"] for name in packed["arrays"]})
+def unpack_state(folder: Path, packed: Mapping[str, Any], prefix: str, arrays: Arrays) -> State:
+    """The inverse of `pack_state`. Raises MainstemError where a file would lie outside the folder."""
+    held = {file: inside(folder, place).read_bytes() for file, place in packed["files"].items()}
+    return State(packed["json"], {name: arrays[f"{prefix}/{name}"] for name in packed["arrays"]}, held)
 
 
 def _unpack_input(folder: Path, packed: Mapping[str, Any], arrays: Arrays) -> Input:
     name = safe_name(packed["name"], "input")
-    state = _unpack_state(packed["state"], f"inputs/{name}", arrays)
-    held = {file: inside(folder, place).read_bytes() for file, place in packed["state"]["files"].items()}
     return Input(
         name=name,
         modality=packed["modality"],
         columns=tuple(packed["columns"]),
         processor=packed["processor"],
-        state=replace(state, files=held),
+        state=unpack_state(folder, packed["state"], f"inputs/{name}", arrays),
         backbone=packed["backbone"],
         settings=packed["settings"],
         adapt=packed["adapt"],

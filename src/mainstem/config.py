@@ -42,7 +42,7 @@ class Data(Settings):
     """a file whose rows are the test part"""
     targets: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    """the columns to learn from; empty: all but the targets and those that steer the split"""
+    """the columns to learn from, or ROLE=COLUMN; empty: all but the targets and those that steer the split"""
     columns: tuple[ColumnSettings, ...] = ()
     """kinds of columns; those not named are inferred"""
     separator: str = ""
@@ -71,10 +71,10 @@ class InputSettings(Settings):
     """One input of the model: the columns it is made of and the backbone that reads it."""
 
     name: str
-    """"table", or the modality ("text", "text2", "image")"""
+    """"table", the modality ("text", "text2", "image"), or the role where the task has roles"""
     columns: tuple[str, ...]
-    backbone: str
-    """a reference: mlp, ngram, hf:FOLDER, … or a predictor: linear, trees"""
+    backbone: str = ""
+    """a reference: mlp, ngram, hf:FOLDER, … or a predictor: linear, trees; "": encoded columns go to the task as they are"""
     settings: dict[str, Any] = {}
     """of the backbone: depth, width, dropout, …"""
     processor: dict[str, Any] = {}

@@ -170,10 +170,14 @@ class State:
 
 @dataclass(frozen=True)
 class Example:
-    """What gets one prediction: typed values by column; `group` and `source` say which table rows it came from."""
+    """What gets one prediction: typed values by column, and which rows of the table they came from.
+
+    `answer`: the typed answer while training, so that a task can encode (and augment) both together; None where none is known.
+    """
 
     values: Mapping[str, Value]
     source: tuple[int, ...] = ()
+    answer: Value = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,8 @@ class Batch:
     """Encoded examples. `inputs`: input name → arrays; `owner` [rows]: the example that each row belongs to.
 
     `backbones` lists the inputs that pass through a backbone before the head; the others go to the head as they are
-    (a predictor reads encoded columns). `target`: encoded answers, while training. `weights` [examples]: of the loss.
+    (a predictor reads encoded columns). `target`: encoded answers, where the examples have some, rows first. `weights`
+    [examples]: of the loss.
     """
 
     inputs: Mapping[str, Arrays]
@@ -369,8 +374,13 @@ class Task:
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
+    # For the default plan, by input name (a role, "table", "text", …) or modality: the backbone that reads it ("" none: its
+    # arrays go to the task as they are), and the settings of its encoder (those of the answers under "target").
+    backbones: ClassVar[Mapping[str, str]] = {}
+    processors: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     metrics: ClassVar[tuple[str, ...]] = ()
-    compared_by: ClassVar[tuple[str, int]] = ("", 1)  # the metric that candidates are compared by; 1: higher is better, -1: lower
+    # The figure that candidates are compared by, a metric or "loss" (of the validation part); 1: higher is better, -1: lower.
+    compared_by: ClassVar[tuple[str, int]] = ("loss", -1)
     options: ClassVar[Mapping[str, Any]] = {}  # what a request may set, with defaults
     routes: ClassVar[tuple[Route, ...]] = ()
     tolerance: ClassVar[float] = 0.0  # of `differ`
@@ -382,7 +392,10 @@ class Task:
     # the short way
 
     def head(self, features: Mapping[str, Feature], target: State) -> Any:
-        """The network on top: an nn.Module from {"INPUT.feature": tensor} to {output: tensor}."""
+        """The network on top: an nn.Module from {"INPUT.feature": tensor} to {output: tensor}.
+
+        `features`: those of the backbones, and the arrays of inputs without one ("INPUT.array").
+        """
         raise TypeError(f"{type(self).__name__} has no head")
 
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
@@ -396,21 +409,22 @@ class Task:
     # the long way
 
     def examples(self, table: Table) -> list[Example]:
-        """What gets one prediction each. Default: a row."""
-        names = list(table.columns)
-        return [Example(dict(zip(names, cells, strict=True)), (i,)) for i, cells in enumerate(zip(*table.columns.values(), strict=True))]
+        """What gets one prediction each. Default: a row, with its answer where the table has answers."""
+        names, answers = list(table.columns), table.target or [None] * len(table)
+        rows = zip(zip(*table.columns.values(), strict=True), answers, strict=True)
+        return [Example(dict(zip(names, cells, strict=True)), (i,), answer) for i, (cells, answer) in enumerate(rows)]
 
     def encode(self, examples: Sequence[Example], processors: Any, rng: np.random.Generator | None = None) -> Batch:
-        """Examples → arrays. `processors.encode(examples, rng)` encodes every input by its modality."""
+        """Examples → arrays. `processors.encode(examples, rng)` encodes every input, and the answers, by their modality."""
         batch: Batch = processors.encode(examples, rng)
         return batch
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's own networks by graph name, beside the backbones."""
+        """The task's own networks by graph name, beside the backbones. `settings`: of the candidate's head."""
         return {"head": self.head(features, target)}
 
     def parameters(self, networks: Mapping[str, Any]) -> dict[str, Params]:
-        """Trainable parameters by optimiser. Default: one optimiser, "main", for all."""
+        """Trainable parameters by optimiser. Default: one optimiser, "main", for all. Empty: there is no step to take."""
         named = [(f"{name}.{n}", p) for name, net in networks.items() for n, p in net.named_parameters() if p.requires_grad]
         return {"main": Params(named)} if named else {}
 
@@ -427,7 +441,11 @@ class Task:
         return {"loss": optimisers["main"].step(lambda: self.loss(self.forward(networks, batch), batch))}
 
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
-        """What is fitted without gradients. Default: the target's state (its labels, its scale)."""
+        """What is fitted without gradients, once the networks are trained; it becomes the model's state. Default: the target's
+        state (its labels, its scale, its tokenizer).
+
+        `batches`: all training examples in order, each once; `runner`: over the trained backbones, None where there is none.
+        """
         return target
 
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
@@ -435,8 +453,8 @@ class Task:
         return state
 
     def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
-        """The graphs to ship by name. `specs`: of the backbones, and of the task's networks as far as they can be told from
-        one recorded call (first axis "row", the others fixed): override where an axis is of another kind."""
+        """The graphs to ship by name. `specs`: those of the backbones and, where this is not overridden, that of "head" as one
+        pass shows it (first axis "row", the others fixed). A task with other graphs, or other axes, names them here."""
         return dict(specs)
 
     def predict(
@@ -458,14 +476,24 @@ class Task:
     def differ(self, a: Prediction, b: Prediction) -> float:
         """How far two predictions lie apart, for the seal: 0 is equal, above `tolerance` is refused.
 
-        Default: for numbers the relative difference; else the largest difference of the scores, and 1 where the values
-        differ, unless their scores lie closer than twice the tolerance (such a pair may swap).
+        Default: for numbers and lists of numbers the largest relative difference; else that of the scores, and 1 where the
+        values differ, unless their scores lie closer than twice the tolerance (such a pair may swap).
         """
-        if isinstance(a.value, int | float) and isinstance(b.value, int | float) and not isinstance(a.value, bool):
-            return abs(a.value - b.value) / max(1.0, abs(a.value))
+        x, y = _numbers(a.value), _numbers(b.value)
+        if x is not None and y is not None:
+            return float(np.max(np.abs(x - y) / np.maximum(1.0, np.abs(x)), initial=0.0)) if x.shape == y.shape else np.inf
         scores = [abs(a.scores[k] - b.scores.get(k, np.inf)) for k in a.scores]
         size = float(max(scores, default=0.0))
         if a.value == b.value:
             return size
         near = isinstance(b.value, str) and a.score is not None and a.score - a.scores.get(b.value, -np.inf) <= 2 * self.tolerance
         return size if near else 1.0
+
+
+def _numbers(value: Value) -> Array | None:
+    """A number, or nested lists of numbers, as an array; None for any other value."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return None
+    return array.astype(np.float64) if array.size and array.dtype.kind in "iuf" else None

@@ -49,13 +49,15 @@ class Processors:
     target_settings: Mapping[str, Any] | None = None
 
     def encode(self, examples: Sequence[Example], rng: np.random.Generator | None = None) -> Batch:
-        """Examples → a Batch with one row each. `rng` only while training: inputs may augment."""
+        """Examples → a Batch with one row each, and their answers where all have one. `rng` only while training: inputs may augment."""
         encoded: dict[str, Mapping[str, Array]] = {}
         meta: dict[str, Any] = {}
         for each in self.inputs:
             encoded[each.name], meta[each.name] = encode_input(each, examples, rng)
         names = tuple(each.name for each in self.inputs if each.backbone)
-        return Batch(encoded, np.arange(len(examples)), len(examples), names, meta=meta)
+        answers = [example.answer for example in examples]
+        target = self.answers(answers) if answers and all(answer is not None for answer in answers) else {}
+        return Batch(encoded, np.arange(len(examples)), len(examples), names, target, meta=meta)
 
     def answers(self, values: Sequence[Value]) -> dict[str, Array]:
         """Typed answers → the arrays that losses take."""
@@ -84,15 +86,20 @@ class Pipeline:
     @cached_property
     def processors(self) -> Processors:
         """The encoders of its inputs and answers."""
-        return Processors(self.artifact.inputs, self.artifact.target, self.task.target or "")
+        settings = self.artifact.schema.targets[0].settings if self.artifact.schema.targets else {}
+        return Processors(self.artifact.inputs, self.artifact.target, self.task.target or "", settings)
 
     def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
         """Raw rows → typed values, and errors by row."""
         return self.artifact.schema.parse(rows, target=target)
 
+    def examples(self, table: Table) -> list[Example]:
+        """What gets a prediction each; answers that the table may hold are not looked at."""
+        return self.task.examples(replace(table, target=None))
+
     def encode(self, table: Table) -> Batch:
         """Typed rows → arrays, as the graphs take them."""
-        return self.task.encode(self.task.examples(table), self.processors)
+        return self.task.encode(self.examples(table), self.processors)
 
     def predict_batch(
         self, batch: Batch, runner: Runner, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
@@ -110,10 +117,12 @@ class Pipeline:
 
     def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
         """Typed rows → predictions, one an example, a chunk at a time."""
+        examples = self.examples(table)
+        seeds = seeds_of(examples, table)
         answers: list[Prediction | MainstemError] = []
-        for start in range(0, len(table), CHUNK):
-            part = table.take(range(start, min(start + CHUNK, len(table))))
-            answers += self.predict_batch(self.encode(part), runner, options, row_seeds(part))
+        for start in range(0, len(examples), CHUNK):
+            part = slice(start, start + CHUNK)
+            answers += self.predict_batch(self.task.encode(examples[part], self.processors), runner, options, seeds[part])
         return answers
 
     def predict(
@@ -141,9 +150,10 @@ class Pipeline:
         return {**rendered, **prediction.more}
 
 
-def row_seeds(table: Table) -> list[int]:
-    """A seed a row that depends on the row alone, so that answers do not depend on the batch."""
-    return [int.from_bytes(hashlib.blake2b(h.encode(), digest_size=8).digest(), "little") for h in table.hashes]
+def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
+    """A seed an example that depends on its rows alone, so that answers do not depend on the batch."""
+    joined = ["".join(table.hashes[i] for i in example.source) for example in examples]
+    return [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in joined]
 
 
 Watch = Callable[[Call, Mapping[str, Any]], None]

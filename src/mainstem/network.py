@@ -12,7 +12,7 @@ import torch
 
 from mainstem import artifact, registry
 from mainstem.artifact import Input
-from mainstem.contracts import Backbone, Feature, GraphSpec, Info, Port, Ref, State, Task
+from mainstem.contracts import Backbone, Batch, Feature, GraphSpec, Info, Port, Ref, State, Task
 
 
 class BackboneNet(torch.nn.Module):
@@ -61,11 +61,14 @@ def reference(each: Input, folder: Path | None = None) -> Ref:
     return replace(ref, folder=folder) if folder else ref
 
 
-def assemble(inputs: Sequence[Input], task: Task, target: State, head: Mapping[str, Any], seed: int) -> Networks:
-    """Build the networks of a candidate, with random weights from `seed` where there are none."""
+def assemble(inputs: Sequence[Input], task: Task, target: State, head: Mapping[str, Any], seed: int, sample: Batch) -> Networks:
+    """Build the networks of a candidate, with random weights from `seed` where there are none.
+
+    `sample`: some encoded rows, which show the arrays of inputs without a backbone.
+    """
     modules: dict[str, torch.nn.Module] = {}
     refs: dict[str, Ref] = {}
-    features: dict[str, Feature] = {}
+    features = {name: Feature(array.shape[-1], _axes(array)[:-1]) for name, array in sample.direct().items() if array.ndim > 1}
     devices_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -90,17 +93,27 @@ def assemble(inputs: Sequence[Input], task: Task, target: State, head: Mapping[s
     return Networks(modules, refs, tuple(inputs))
 
 
-def specs(networks: Networks, task: Task, state: State) -> dict[str, GraphSpec]:
+def _axes(array: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    return ("row", *(str(size) for size in array.shape[1:]))
+
+
+def backbone_specs(networks: Networks) -> dict[str, GraphSpec]:
+    """The graphs of the backbones."""
+    return {name: m.spec() for name, m in networks.modules.items() if isinstance(m, BackboneNet)}
+
+
+def specs(networks: Networks, task: Task, state: State, sample: Batch) -> dict[str, GraphSpec]:
     """The graphs to ship: those of the backbones, the head's as one dry run shows it, and what the task makes of them."""
-    known = {name: m.spec() for name, m in networks.modules.items() if isinstance(m, BackboneNet)}
-    if head := networks.modules.get("head"):
+    known = backbone_specs(networks)
+    if "head" in networks.modules and type(task).graphs is Task.graphs:
         inputs = tuple(
             replace(port, name=f"{name.removeprefix('backbone.')}.{port.name}") for name, spec in known.items() for port in spec.outputs
         )
-        known["head"] = GraphSpec(inputs, _dry_run(head, inputs), module=head)
-    return {
-        name: replace(spec, weights_id=identify(name, spec, networks)) for name, spec in task.graphs(networks.modules, known, state).items()
-    }
+        for name, array in sample.direct().items():
+            inputs += (Port(name, "float32" if array.dtype == np.float64 else str(array.dtype), _axes(array)),)
+        known["head"] = GraphSpec(inputs, _dry_run(networks.modules["head"], inputs), module=networks.modules["head"])
+    made = task.graphs(networks.modules, known, state)
+    return {name: replace(spec, weights_id=identify(name, spec, networks, task)) for name, spec in made.items()}
 
 
 def _dry_run(module: torch.nn.Module, inputs: Sequence[Port]) -> tuple[Port, ...]:
@@ -116,12 +129,14 @@ def _dry_run(module: torch.nn.Module, inputs: Sequence[Port]) -> tuple[Port, ...
     )
 
 
-def identify(name: str, spec: GraphSpec, networks: Networks) -> str:
-    """weights_id of one graph."""
-    config: Any = {"graph": "backbone" if name.startswith("backbone.") else name, "outputs": [p.name for p in spec.outputs]}
+def identify(name: str, spec: GraphSpec, networks: Networks, task: Task) -> str:
+    """weights_id of one graph: of a backbone the same for all tasks, of the others the task's own."""
+    config: Any = {"outputs": [p.name for p in spec.outputs]}
     ref = networks.refs.get(name.removeprefix("backbone."))
     if name.startswith("backbone.") and ref:
-        config.update(family=ref.family, settings=dict(ref.settings))
+        config.update(graph="backbone", family=ref.family, settings=dict(ref.settings))
+    else:
+        config.update(graph=name, task=[type(task).__module__, type(task).__qualname__], settings=task.settings)
     module = spec.module
     if module is None:
         return ""

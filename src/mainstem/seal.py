@@ -24,7 +24,7 @@ import mainstem
 from mainstem import artifact, files
 from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, Table
 from mainstem.errors import MainstemError
-from mainstem.inference import Pipeline, drive, row_seeds
+from mainstem.inference import Pipeline, drive, seeds_of
 from mainstem.runtimes import onnx
 
 ROWS = 32
@@ -140,7 +140,8 @@ def run(pipeline: Pipeline, runner: Runner, rows: Rows) -> Stages:
     table, errors = pipeline.parse(rows)
     if errors:
         raise next(iter(errors.values()))
-    batch = pipeline.encode(table)
+    examples_of = pipeline.examples(table)
+    batch = pipeline.task.encode(examples_of, pipeline.processors)
     calls: list[tuple[str, Mapping[str, Array]]] = []
     ports: dict[int, Mapping[str, Port]] = {}
     examples: dict[str, Mapping[str, Array]] = {}
@@ -158,10 +159,9 @@ def run(pipeline: Pipeline, runner: Runner, rows: Rows) -> Stages:
         if len(inputs) >= len(examples.get(call.graph, {})):
             examples[call.graph] = inputs
 
-    answers = drive(pipeline.start(batch, None, row_seeds(table)), runner, watch)
+    answers = drive(pipeline.start(batch, None, seeds_of(examples_of, table)), runner, watch)
     encoded = {f"{name}/{key}": array for name, arrays in batch.inputs.items() for key, array in arrays.items()}
-    predictions = [{"error": str(a)} if isinstance(a, MainstemError) else pipeline.render(a) for a in answers]
-    return Stages(table, encoded, calls, predictions, ports, batch.owner, examples)
+    return Stages(table, encoded, calls, [rendered(pipeline, a) for a in answers], ports, batch.owner, examples)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -295,6 +295,16 @@ def _compare_predictions(
             raise Mismatch(stage, row, f"{said}differs by {size:.3g}, allowed {pipeline.task.tolerance:.3g}", where)
         worst = max(worst, size)
     return worst
+
+
+def rendered(pipeline: Pipeline, answer: Prediction | MainstemError) -> dict[str, Any]:
+    """An answer as JSON: a prediction, or {"error": sentence}."""
+    return {"error": str(answer)} if isinstance(answer, MainstemError) else pipeline.render(answer)
+
+
+def as_answer(rendered: Mapping[str, Any]) -> Prediction | MainstemError:
+    """The inverse of `rendered`."""
+    return MainstemError(rendered["error"]) if "error" in rendered else as_prediction(rendered)
 
 
 def as_prediction(rendered: Mapping[str, Any]) -> Prediction:

@@ -145,9 +145,7 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 # --- inputs ---------------------------------------------------------------------------------------------------------------
 
 
-def _input_columns(
-    rows: Rows, names: Sequence[str], kinds: Mapping[str, str], notes: list[str], keep: Sequence[str] = ()
-) -> list[Column]:
+def _input_columns(rows: Rows, names: Sequence[str], kinds: Mapping[str, str], notes: list[str], keep: Sequence[str] = ()) -> list[Column]:
     names = [name for name in names if name in keep or _is_kept(rows, name, kinds, notes)]
     columns, guessed = [], {}
     for name in names:

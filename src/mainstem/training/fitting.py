@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from mainstem import registry, schema
 from mainstem.artifact import Artifact, Input
 from mainstem.config import Candidate, InputSettings, Training
-from mainstem.contracts import Array, Arrays, Batch, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
+from mainstem.contracts import Array, Arrays, Call, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
 from mainstem.errors import MainstemError
-from mainstem.inference import CHUNK, Pipeline, drive, encoder, fit_input, row_seeds
+from mainstem.inference import CHUNK, Pipeline, drive, encoder, fit_input, seeds_of
 from mainstem.runtimes._calls import GraphRunner
 from mainstem.training.loader import Encoded
 
@@ -44,12 +44,15 @@ class Fitted:
     epochs: int = 0
     steps: int = 0
     reason: str = ""
+    loss: float | None = None  # of the validation part, at its best
     losses: Sequence[float] = ()
     kept: Mapping[str, Callable[[Table], Array]] = field(default_factory=dict)  # features of frozen backbones by input
 
 
 def predictor_of(settings: InputSettings, training: Training) -> Any:
     """The predictor that an input's backbone names, or None where it is a network (or is asked to be one by an optimiser)."""
+    if not settings.backbone:
+        return None
     module = registry.load("backbones", registry.resolve(settings.backbone).family)
     predictor = getattr(module, "predictor", None)
     return predictor if predictor is not None and (not training.optimizer or not hasattr(module, "plugin")) else None
@@ -63,10 +66,11 @@ def describe(settings: InputSettings, training: Training, state: State | None = 
     return info
 
 
-def fit_target(task: Task, column: schema.Column, values: Sequence[Value]) -> State:
-    """The state of the answers' modality, with "labels" where there are any."""
+def fit_target(task: Task, columns: Sequence[schema.Column], values: Sequence[Value]) -> State:
+    """The state of the answers' modality, with "labels" where there are any; an empty one where there are no answers."""
     if task.target is None:
         return State()
+    column = columns[0]
     state = encoder(task.target).fit({**column.settings, "answer": True}, values)
     return replace(state, json={**state.json, "labels": state.json["values"]}) if "values" in state.json else state
 
@@ -83,14 +87,14 @@ def fit(
 ) -> Fitted:
     """Fit `candidate` on the rows of `train`; `valid` steers early stopping alone. Raises MainstemError as its parts do."""
     inputs = tuple(_fitted_input(each, candidate, problem, train) for each in candidate.inputs)
-    if predictor := predictor_of(candidate.inputs[0], candidate.training):
+    if predictor := candidate.inputs and predictor_of(candidate.inputs[0], candidate.training):
         return _fit_predictor(predictor, candidate, problem, inputs, train)
     return _fit_networks(candidate, problem, inputs, train, valid, folder, report, stopped)
 
 
 def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Problem, train: Table) -> Input:
-    info = describe(settings, candidate.training)
-    direct = predictor_of(settings, candidate.training) is not None
+    info = describe(settings, candidate.training) if settings.backbone else Info(modality_of(settings.columns, problem.schema))
+    direct = not settings.backbone or predictor_of(settings, candidate.training) is not None
     made = Input(
         name=settings.name,
         modality=info.modality,
@@ -101,6 +105,12 @@ def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Proble
         adapt=settings.adapt or ("probe" if info.pretrained else "full"),
     )
     return fit_input(made, problem.schema, train)
+
+
+def modality_of(names: Sequence[str], columns: schema.Schema) -> str:
+    """The modality of an input by the kinds of its columns."""
+    kinds = {column.kind for column in columns.columns if column.name in names}
+    return "table" if kinds <= set(schema.TABULAR) else min(kinds)
 
 
 def _weights(problem: Problem, answers: Sequence[Value]) -> Array | None:
@@ -118,15 +128,14 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
     table = inputs[0]
     artifact = _artifact(problem, inputs, candidate)
     pipeline = Pipeline(artifact)
-    batch = pipeline.encode(train)
-    target = pipeline.processors.answers(train.target or [])
+    batch = pipeline.task.encode(pipeline.task.examples(train), pipeline.processors)
     kinds = {
         "task": problem.name,
         "outputs": len(problem.target.json.get("labels", [0])),
         "categories": [len(c["values"]) + 2 for c in table.state.json.get("categories", [])],
     }
     state = predictor.fit(
-        batch.inputs[table.name], target, kinds, _weights(problem, train.target or []), candidate.inputs[0].settings, problem.seed
+        batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), candidate.inputs[0].settings, problem.seed
     )
     graphs: dict[str, GraphSpec] = predictor.graphs(state)
 
@@ -170,8 +179,9 @@ def _fit_networks(
     artifact = _artifact(problem, inputs, candidate)
     pipeline = Pipeline(artifact)
     task, processors = pipeline.task, pipeline.processors
-    networks = network.assemble(inputs, task, problem.target, candidate.head, problem.seed)
-    kept = _keep_features(networks, inputs, report)
+    sample = task.encode(task.examples(train)[:2], processors)
+    networks = network.assemble(inputs, task, problem.target, candidate.head, problem.seed, sample)
+    kept = _keep_features(networks, task, inputs, report)
     ports = {
         name.removeprefix("backbone."): {p.name: p for p in m.info.inputs}
         for name, m in networks.modules.items()
@@ -183,17 +193,17 @@ def _fit_networks(
             task,
             processors,
             task.examples(table),
-            table.target,
             ports,
             weights=_weights(problem, table.target or []),
             augmented=any(each.processor.get("augment") for each in inputs),
             features=_features(kept, table),
         )
 
+    encoded = encode(train)
     history = loop.fit(
         task,
         networks.modules,
-        encode(train),
+        encoded,
         encode(valid) if valid is not None and len(valid) else None,
         candidate.training,
         seed=problem.seed,
@@ -201,8 +211,10 @@ def _fit_networks(
         report=report,
         stopped=stopped,
     )
-    state = task.fit_state(iter(()), problem.target, None)
-    graphs = network.specs(networks, task, state)
+    batches = (encoded.take(indices) for indices in chunked(len(encoded)))
+    backbones = network.backbone_specs(networks)
+    state = task.fit_state(batches, problem.target, live.runner(backbones) if backbones else None)
+    graphs = network.specs(networks, task, state, sample)
     return Fitted(
         replace(artifact, state=state, graphs=graphs),
         live.runner(graphs),
@@ -210,6 +222,7 @@ def _fit_networks(
         epochs=history.best_epoch,
         steps=history.steps,
         reason=history.reason,
+        loss=min(history.valid, default=None),
         losses=history.losses,
         kept=kept,
     )
@@ -218,7 +231,12 @@ def _fit_networks(
 Features = Mapping[str, Callable[[Table], Array]]
 
 
-def _keep_features(networks: Any, inputs: tuple[Input, ...], report: Report) -> Features:
+def chunked(rows: int) -> Iterator[Array]:
+    """The numbers 0..rows-1, CHUNK at a time."""
+    return (np.arange(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
+
+
+def _keep_features(networks: Any, task: Task, inputs: tuple[Input, ...], report: Report) -> Features:
     """For each frozen backbone "INPUT.feature": rows → its features, from the cache as far as they are there."""
     from mainstem import network
     from mainstem.runtimes import torch as live
@@ -230,7 +248,7 @@ def _keep_features(networks: Any, inputs: tuple[Input, ...], report: Report) -> 
             continue
         graph = f"backbone.{each.name}"
         spec = networks.modules[graph].spec()
-        key = network.identify(graph, spec, networks)
+        key = network.identify(graph, spec, networks, task)
         run = live.function(networks.modules[graph])
         feature = spec.outputs[0].name
 
@@ -271,23 +289,25 @@ def _features(kept: Features, table: Table) -> dict[str, dict[str, Array]]:
 
 
 def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemError], dict[str, Array]]:
-    """Predictions for these rows by the live model, and the outputs of the last call, row by row."""
+    """Predictions for these rows by the live model and, for a task that calibrates, the outputs of the last call, row by row."""
     pipeline = Pipeline(fitted.artifact)
     kept = _features(fitted.kept, table)
-    encoded = Encoded(pipeline.task, pipeline.processors, pipeline.task.examples(table), None, {}, features=kept)
-    seeds = row_seeds(table)
+    encoded = Encoded(pipeline.task, pipeline.processors, pipeline.examples(table), {}, features=kept)
+    seeds = seeds_of(encoded.examples, table)
     predictions: list[Prediction | MainstemError] = []
     parts: list[Mapping[str, Any]] = []
-    for start in range(0, len(encoded), CHUNK):
-        indices = np.arange(start, min(start + CHUNK, len(encoded)))
-        last: dict[str, Any] = {}
-        batch: Batch = encoded.take(indices)
-        coroutine = pipeline.start(batch, None, seeds[start : start + CHUNK] if len(encoded) == len(table) else ())
-        predictions += drive(coroutine, fitted.runner, lambda call, outputs, last=last: last.update(outputs))  # type: ignore[misc]
-        parts.append({name: last[name] for name in {p.name for p in _head(fitted).outputs} & last.keys()})
+    for indices in chunked(len(encoded)):
+        last: list[Mapping[str, Any]] = [{}]
+
+        def watch(call: Call, outputs: Mapping[str, Any], last: list[Mapping[str, Any]] = last) -> None:
+            last[0] = outputs
+
+        predictions += drive(pipeline.start(encoded.take(indices), None, [seeds[i] for i in indices]), fitted.runner, watch)
+        parts += last if calibrates(pipeline.task) else []
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
     return predictions, outputs
 
 
-def _head(fitted: Fitted) -> GraphSpec:
-    return fitted.artifact.graphs.get("head") or GraphSpec((), ())
+def calibrates(task: Task) -> bool:
+    """Whether a task fits something on validation outputs."""
+    return type(task).calibrate is not Task.calibrate

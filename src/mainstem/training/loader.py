@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -32,14 +31,13 @@ class _Ragged:
 
 
 class Encoded:
-    """Examples and answers as a task's batches; `take` gives any of them as one Batch."""
+    """Examples as a task's batches; `take` gives any of them as one Batch."""
 
     def __init__(
         self,
         task: Task,
         processors: Processors,
         examples: Sequence[Example],
-        answers: Sequence[Any] | None,
         ports: Mapping[str, Mapping[str, Port]],
         *,
         weights: Array | None = None,
@@ -50,9 +48,9 @@ class Encoded:
         these stand in for the input, which then goes to the head as it is."""
         self.task, self.processors, self.examples, self.weights = task, processors, list(examples), weights
         self.features = dict(features or {})
-        self.target = processors.answers(answers) if answers is not None else {}
         self.ports = ports
         self._stored: dict[str, dict[str, Array | _Ragged]] | None = None
+        self._target: dict[str, Array] = {}
         self._backbones: tuple[str, ...] = ()
         if not augmented:
             self._store()
@@ -71,7 +69,6 @@ class Encoded:
             batch,
             inputs={**batch.inputs, **kept},
             backbones=tuple(name for name in batch.backbones if name not in kept),
-            target={name: array[indices] for name, array in self.target.items()},
             weights=None if self.weights is None else self.weights[indices],
         )
 
@@ -93,12 +90,13 @@ class Encoded:
             name: {key: self._pack(self.ports.get(name, {}).get(key), [part.inputs[name][key] for part in parts]) for key in arrays}
             for name, arrays in parts[0].inputs.items()
         }
+        self._target = {key: _stacked([part.target[key] for part in parts]) for key in parts[0].target}
         self._backbones = parts[0].backbones
 
     @staticmethod
     def _pack(port: Port | None, arrays: list[Array]) -> Array | _Ragged:
         if port is None or len(port.axes) < 2 or not port.axes[1].startswith("pad:"):
-            return np.concatenate(arrays)
+            return _stacked(arrays)
         lengths = [_row_lengths(array, port.pad) for array in arrays]
         values = [row[:n] for array, ns in zip(arrays, lengths, strict=True) for row, n in zip(array, ns, strict=True)]
         return _Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), port.pad)
@@ -108,7 +106,17 @@ class Encoded:
         for name, arrays in stored.items():
             taken = {key: a.take(indices) if isinstance(a, _Ragged) else a[indices] for key, a in arrays.items()}
             inputs[name] = _even(taken, {key: a.pad for key, a in arrays.items() if isinstance(a, _Ragged)})
-        return Batch(inputs, np.arange(len(indices)), len(indices), self._backbones)
+        target = {name: array[indices] for name, array in self._target.items()}
+        return Batch(inputs, np.arange(len(indices)), len(indices), self._backbones, target)
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """Rows one after the other; where their lengths differ (tokens, boxes) grown to the longest with zeros, which a mask tells apart."""
+    sizes = {array.shape[1:] for array in arrays}
+    if len(sizes) > 1:
+        longest = [max(lengths) for lengths in zip(*sizes, strict=True)]
+        arrays = [np.pad(a, [(0, 0), *((0, n - m) for n, m in zip(longest, a.shape[1:], strict=True))]) for a in arrays]
+    return np.concatenate(arrays)
 
 
 def _row_lengths(array: Array, pad: float) -> Array:

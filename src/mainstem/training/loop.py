@@ -99,6 +99,8 @@ class _Fit:
             randomness.seed_everything(self.seed)
             self._resume()
             self._mode(training=True)
+            if not self.optimisers:
+                self.history.reason = "there is nothing to learn by gradients"
             while not self.history.reason:
                 self._epoch()
         if self.best is not None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from mainstem import registry
 from mainstem.config import Candidate, Config, InputSettings, Training
+from mainstem.data.kinds import TASKS
 from mainstem.errors import MainstemError, MissingExtra
 from mainstem.schema import TABULAR, Schema
-from mainstem.training.fitting import describe, predictor_of
+from mainstem.training.fitting import describe, modality_of, predictor_of
+from mainstem.training.preparing import Prepared
 
 # What a family trains well with, where nothing else is asked for.
 TRAINING: Mapping[str, Mapping[str, Any]] = {
@@ -42,17 +44,28 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
         "clip": 1.0,
     },
 }
+SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 PROBE_L2 = (1e-4, 1e-3, 1e-2)
 
 
-def candidates(config: Config, schema: Schema) -> tuple[tuple[Candidate, ...], list[str]]:
-    """The candidates to compare, the cheapest first, and notes on what they leave out. Raises MainstemError where parts do not go together."""
+def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...], list[str]]:
+    """The candidates to compare, the cheapest first, and notes on what they leave out.
+
+    Raises MainstemError where parts do not go together.
+    """
     if config.candidates:
         return config.candidates, []
-    groups = _modalities(schema)
-    given = _given(config, groups)
+    schema = prepared.schema
+    groups: Mapping[str, Sequence[str]] = {role: [c] for role, c in prepared.roles.items()} or _modalities(schema)
+    modalities = {name: modality_of(columns, schema) for name, columns in groups.items()}
+    given = _given(config, modalities)
     _check_extras(given)
-    made = _for_table(given, groups, config) if set(groups) == {"table"} else _for_others(given, groups, config)
+    if prepared.name not in TASKS.values():
+        made = _for_task(prepared, given, groups, modalities, config)
+    elif set(groups) == {"table"}:
+        made = _for_table(given, groups, config)
+    else:
+        made = _for_others(given, groups, config)
     if not made:
         raise MainstemError(
             "no candidate fits these columns", do="Name a backbone: --backbone MODALITY=REF; `mainstem list backbones` shows them."
@@ -77,24 +90,24 @@ def _modality(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def _given(config: Config, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _given(config: Config, modalities: Mapping[str, str]) -> dict[str, list[str]]:
     """The backbones asked for, by input name. Raises MainstemError where one reads nothing that is there."""
     given: dict[str, list[str]] = {}
     for text in config.backbones:
         head, equals, ref = text.partition("=")
-        named = bool(equals) and (head in groups or head in map(_modality, groups))
+        named = bool(equals) and (head in modalities or head in modalities.values())
         ref = ref if named else text
         modality = describe(InputSettings(name="x", columns=(), backbone=ref), config.training).modality
-        places = [name for name in groups if (name == head or _modality(name) == head if named else _modality(name) == modality)]
+        places = [name for name, held in modalities.items() if (head in (name, held) if named else held == modality)]
         if not places:
-            held = ", ".join(sorted({_modality(name) for name in groups}))
+            held = ", ".join(sorted(set(modalities.values())))
             raise MainstemError(
                 f"the backbone '{ref}' reads {modality}, and the data holds {held}", do="Declare the column with --column NAME=KIND."
             )
         for name in places:
-            if _modality(name) != modality:
+            if modalities[name] != modality:
                 raise MainstemError(
-                    f"the backbone '{ref}' reads {modality}, not {_modality(name)}", do=f"For example --backbone {modality}={ref}."
+                    f"the backbone '{ref}' reads {modality}, not {modalities[name]}", do=f"For example --backbone {modality}={ref}."
                 )
             given.setdefault(name, []).append(ref)
     return given
@@ -112,6 +125,26 @@ def _check_extras(given: Mapping[str, Sequence[str]]) -> None:
 def has_torch() -> bool:
     """Whether networks can be trained here."""
     return sys.modules["torch"] is not None if "torch" in sys.modules else importlib.util.find_spec("torch") is not None
+
+
+def _for_task(
+    prepared: Prepared,
+    given: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Sequence[str]],
+    modalities: Mapping[str, str],
+    config: Config,
+) -> list[Candidate]:
+    """One candidate for any task: each input with the backbone asked for, else the task's own, else the one that fits its modality."""
+    task, inputs = prepared.task, []
+    for name, columns in groups.items():
+        modality = modalities[name]
+        refs = given.get(name) or [task.backbones.get(name, task.backbones.get(modality, SCRATCH.get(modality, "")))]
+        processor = task.processors.get(name, task.processors.get(modality, {}))
+        made = [_input(name, i, columns, ref, config.adapt) for i, ref in enumerate(refs)]
+        inputs += [each.model_copy(update={"processor": dict(processor)}) for each in made]
+    read = [each for each in inputs if each.backbone]
+    name = " + ".join(_label(each) for each in read) or prepared.name
+    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(read)))]
 
 
 def _for_table(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
@@ -150,7 +183,7 @@ Choice = tuple[tuple[str, str], ...]  # backbones read side by side, each with h
 def _choices(name: str, given: Sequence[str], config: Config) -> list[Choice]:
     """The ways to read one input: from scratch, by each brought backbone, and by both together."""
     modality = _modality(name)
-    scratch = {"table": "mlp", "text": "ngram", "image": "cnn"}.get(modality, "")
+    scratch = SCRATCH.get(modality, "")
     pretrained = [ref for ref in given if _is_pretrained(ref)]
     own: list[Choice] = [((ref, config.adapt or "full"),) for ref in given if ref not in pretrained]
     brought: list[Choice] = [((ref, config.adapt or "probe"),) for ref in pretrained]
@@ -186,14 +219,18 @@ def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]
             Candidate(name=f"{name} (l2 {l2:g})", inputs=tuple(inputs), training=_training("probe", l2=l2), head={"standardize": True})
             for l2 in strengths
         ]
+    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(inputs)))]
+
+
+def _key(inputs: Sequence[InputSettings]) -> str:
+    """Which training suits networks over these inputs."""
+    kinds = {each.adapt for each in inputs}
     if "lora" in kinds or any(each.adapt == "full" and _is_pretrained(each.backbone) for each in inputs):
-        key = "lora" if "lora" in kinds else "full"
-    elif len(inputs) > 1:
-        key = "fusion"
-    else:
-        family = registry.resolve(inputs[0].backbone).family
-        key = family if family in TRAINING else "scratch"
-    return [Candidate(name=name, inputs=tuple(inputs), training=_training(key))]
+        return "lora" if "lora" in kinds else "full"
+    if len(inputs) > 1:
+        return "fusion"
+    families = [registry.resolve(each.backbone).family for each in inputs]
+    return families[0] if families and families[0] in TRAINING else "scratch"
 
 
 def _label(each: InputSettings) -> str:

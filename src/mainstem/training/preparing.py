@@ -30,6 +30,7 @@ class Prepared:
     parts: Mapping[str, Array]
     groups: Array | None
     keep_together: bool
+    roles: Mapping[str, str] = field(default_factory=dict)  # role → column, for a task with roles
     notes: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class Prepared:
     def fingerprint(self) -> str:
         """One hash of all typed rows and answers, by which a resumed run knows its data."""
         digest = hashlib.sha256()
-        for row, answer in zip(self.table.hashes, self.table.target or [], strict=False):
+        for row, answer in zip(self.table.hashes, self.table.target or [None] * len(self.table), strict=True):
             digest.update(f"{row} {answer!r}\n".encode())
         return digest.hexdigest()[:32]
 
@@ -80,7 +81,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     groups = _column(files, source_of, data.group) if data.group else None
     times = _times(files, source_of, data.time) if data.time else None
     together = leaks.keep_together(table, schema)
-    parts = _split(config, inferred.task, table, own, given, groups, times, together)
+    parts = _split(config, task, table, own, given, groups, times, together)
     if len(parts["train"]) == 0:
         raise MainstemError(
             "no rows are left to train on", where=main.where, do="Give more rows, or smaller parts with --set split.test=0.1."
@@ -88,7 +89,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     findings = leaks.check(schema, table, main, parts, groups=groups, times=times, given_files=bool(given))
     leaks.stop(findings, config.split.allow_leak)
     said = [f.sentence for f in (*findings.certain, *findings.suspicious)]
-    return Prepared(task, inferred.task, schema, table, files, source_of, parts, groups, together, notes, said)
+    return Prepared(task, inferred.task, schema, table, files, source_of, parts, groups, together, inferred.roles, notes, said)
 
 
 def _check_steering(rows: Rows, names: Sequence[str]) -> None:
@@ -102,8 +103,11 @@ def _check_steering(rows: Rows, names: Sequence[str]) -> None:
 def _with_settings(schema: Schema, config: Config) -> Schema:
     """The schema with the settings that the config gives to columns."""
     asked = {c.name: c.settings for c in config.data.columns if c.settings}
-    columns = tuple(Column(c.name, c.kind, {**c.settings, **asked.get(c.name, {})}) for c in schema.columns)
-    return Schema(columns, schema.targets)
+
+    def overlaid(columns: Sequence[Column]) -> tuple[Column, ...]:
+        return tuple(Column(c.name, c.kind, {**c.settings, **asked.get(c.name, {})}) for c in columns)
+
+    return Schema(overlaid(schema.columns), overlaid(schema.targets))
 
 
 def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Table, Array]:
@@ -128,7 +132,7 @@ def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Tab
         places += [(number, i) for i in table.source]
     if not places:
         raise MainstemError("no row has an answer", where=files[0].where)
-    return Table(columns, target, hashes, list(range(len(places)))), np.array(places, np.int64).reshape(-1, 2)
+    return Table(columns, target if schema.targets else None, hashes, list(range(len(places)))), np.array(places, np.int64).reshape(-1, 2)
 
 
 def _column(files: Sequence[Rows], places: Array, name: str) -> Array:
@@ -161,7 +165,7 @@ def _times(files: Sequence[Rows], places: Array, name: str) -> Array:
 
 def _split(
     config: Config,
-    task: str,
+    task: Task,
     table: Table,
     own: Array,
     given: Mapping[str, Array],
@@ -176,10 +180,11 @@ def _split(
 
     drawn = splits.split(
         len(own),
-        target=[(table.target or [])[i] for i in own] if task == "classification" else None,
+        target=[(table.target or [])[i] for i in own] if task.target == "category" else None,
         groups=of(groups),
         times=of(times),
         hashes=[table.hashes[i] for i in own] if together else None,
+        keep_together=together,
         valid=0.0 if "valid" in given else config.split.valid,
         test=0.0 if "test" in given else config.split.test,
         seed=config.seed,

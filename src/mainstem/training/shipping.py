@@ -69,7 +69,8 @@ def _size(axis: str) -> int:
 def card(model: artifact.Artifact) -> str:
     """What a person should know of a model, as Markdown."""
     about = model.about
-    lines = [f"# A model for {model.task}", "", f"Predicts {', '.join(f'`{t.name}`' for t in model.schema.targets)} from:", ""]
+    answer = ", ".join(f"`{t.name}`" for t in model.schema.targets)
+    lines = [f"# A model for {model.task}", "", f"Predicts {answer} from:" if answer else "Reads:", ""]
     lines += [f"- `{c.name}` ({c.kind})" for c in model.schema.columns]
     lines += ["", str(about.get("chosen", "")), "", "| metric | value | 95 % interval |", "|---|---|---|"]
     for name, figure in dict(about.get("metrics", {})).items():
