@@ -321,6 +321,13 @@ def test_pictures_for_a_model(pets):
     assert one.base == pets / "dog"
 
 
+def test_class_folders_to_evaluate_a_model_on(pets):
+    like = Schema((Column("photo", "image"),), (Column("animal", "category"),))
+    assert read(pets, like=like).columns["animal"] == ["cat", "cat", "cat", "dog"]
+    (pets / "loose.png").touch()
+    assert list(read(pets, like=like).columns) == ["photo"]
+
+
 def test_folders_that_are_something_else(tmp_path, pets):
     (tmp_path / "empty").mkdir()
     assert "no pictures" in refused(tmp_path / "empty")

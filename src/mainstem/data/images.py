@@ -39,12 +39,18 @@ def read_classes(folder: Path) -> Rows:
     return Rows({"image": names, "label": labels}, str(folder), base=folder)
 
 
-def read_loose(folder: Path, column: str) -> Rows:
-    """All pictures below a folder as one column, for a model that takes a picture."""
-    paths = pictures(folder, deep=True)
+def read_loose(folder: Path, column: str, target: str = "") -> Rows:
+    """All pictures below a folder as one column, for a model that takes a picture.
+
+    Where every one of them lies in a class folder, those are the column `target`, for whoever evaluates.
+    """
+    paths = [path.relative_to(folder) for path in pictures(folder, deep=True)]
     if not paths:
         raise MainstemError("there are no pictures", where=str(folder), do=f"mainstem reads {', '.join(SUFFIXES)}.")
-    return Rows({column: [path.relative_to(folder).as_posix() for path in paths]}, str(folder), base=folder)
+    columns = {column: [path.as_posix() for path in paths]}
+    if target and all(len(path.parts) > 1 for path in paths):
+        columns[target] = [path.parts[0] for path in paths]
+    return Rows(columns, str(folder), base=folder)
 
 
 def pictures(folder: Path, *, deep: bool = False) -> list[Path]:

@@ -73,7 +73,7 @@ def _read_path(path: Path, encoding: str, like: Schema | None) -> Rows:
     path = path.expanduser()
     try:
         if path.is_dir():
-            return images.read_classes(path) if like is None else images.read_loose(path, _only_column(like, str(path)))
+            return images.read_classes(path) if like is None else _read_loose(path, like)
         suffix = path.suffix.casefold()
         if not path.exists():
             raise _missing(path)
@@ -172,6 +172,10 @@ def _only_column(like: Schema, where: str) -> str:
         names = ", ".join(f"'{column.name}'" for column in like.columns)
         raise MainstemError(f"the model takes {len(like.columns)} columns ({names}), and this names none", where=where)
     return like.columns[0].name
+
+
+def _read_loose(path: Path, like: Schema) -> Rows:
+    return images.read_loose(path, _only_column(like, str(path)), like.targets[0].name if len(like.targets) == 1 else "")
 
 
 def _first(problems: list[str]) -> str:
