@@ -78,8 +78,8 @@ def test_a_rare_class_that_is_often_not_drawn_still_has_an_interval():
 
 
 def test_an_interval_holds_its_own_figure():
-    chosen = np.tile([0, 0, 0, 1], 100)
+    chosen = np.tile([0, 0, 0, 1], 1000)
     scores = np.where(chosen[:, None] == [0, 1], 0.75, 0.25)
-    answers = Answers(np.where(np.arange(400) % 4 == 3, 0, chosen), chosen, scores, ("a", "b"))
+    answers = Answers(np.where(np.arange(4000) % 4 == 3, 0, chosen), chosen, scores, ("a", "b"))
     value, low, high, _ = intervals.bootstrap(FAMILIES["category"], answers)["ece"]
     assert low == value == 0 < high  # chance only adds to the error
