@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "metrics with 95 % intervals beside a trivial baseline",
     "predict": "predictions for a file, a folder or standard input",
     "verify": "hold a model against its replay, here or at a live server",
+    "serve": "answer predictions over HTTP",
     "inspect": "what data, a model or a run is, and what looks wrong",
     "example": "write a small data set and the command that uses it",
     "list": "tasks, backbones, modalities, runtimes",

@@ -66,7 +66,7 @@ def _plan(path: str, targets: Sequence[str]) -> None:
 
     config = api.configure(path, list(targets), None, {"allow_leak": True})
     data = preparing.prepare(config)
-    candidates, notes = plan.candidates(config, data.schema)
+    candidates, notes = plan.candidates(config, data)
     print(f"task: {data.name} of {', '.join(t.name for t in data.schema.targets)}")
     print(f"rows: {', '.join(f'{len(rows):,} {part}' for part, rows in data.parts.items())}")
     print(f"candidates: {', '.join(c.name for c in candidates)}")

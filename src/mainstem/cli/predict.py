@@ -106,7 +106,7 @@ def _cell(value: Any) -> Any:
 
 def _parquet(rows: Sequence[Answer]) -> bytes:
     try:
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra("Writing Parquet", "tables", "pyarrow") from error

@@ -1,0 +1,157 @@
+"""Merges the graph calls of many requests: one thread runs the graphs, the requests' own threads do everything else.
+
+A request waits inside `inference.drive` for the answer of its call. Calls of equal weights that wait at the same time run
+as one, identical ones once; whoever makes a merged call fail is found by running its parts alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mainstem.contracts import Array, Arrays, Port
+from mainstem.runtimes._calls import Function, GraphRunner, ports_of
+from mainstem.runtimes._join import join, rows_of, shared, split
+
+GATHER = 0.002  # seconds that a call waits for others, where others are on their way
+MOST_ROWS = 256  # of one merged call
+
+Answer = dict[str, Array]
+
+
+@dataclass
+class _Waiting:
+    """One call that waits: the graph's function, what is asked, and where the answer goes."""
+
+    key: Hashable  # calls of equal keys may be merged
+    function: Function
+    ports: Mapping[str, Port]
+    arrays: Arrays
+    wanted: tuple[str, ...]
+    rows: int
+    answer: Future[Answer] = field(default_factory=Future)
+
+
+class Scheduler:
+    """Shared by all models of a server. `runner` wraps a model's Runner; `request` is held while one may call it."""
+
+    def __init__(self, gather: float = GATHER, most_rows: int = MOST_ROWS) -> None:
+        self.gather, self.most_rows = gather, most_rows
+        self.calls = self.runs = 0  # asked for, and run
+        self._active = 0
+        self._waiting: list[_Waiting] = []
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="graphs", daemon=True).start()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Held by a thread while it may make calls: nobody is waited for who cannot call."""
+        with self._changed:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify()
+
+    def runner(self, own: GraphRunner, model: str) -> GraphRunner:
+        """The same Runner, with its graph calls merged with those of others. `model`: what tells apart graphs without a weights_id."""
+        functions: dict[str, Function] = {}
+        for name, spec in own.specs.items():
+            functions[name] = self._through(own.functions[name], ports_of(spec), spec.weights_id or (model, name))
+        return GraphRunner(functions, own.specs)
+
+    def _through(self, function: Function, ports: Mapping[str, Port], identity: Hashable) -> Function:
+        def call(arrays: Arrays, wanted: tuple[str, ...]) -> Answer:
+            same = tuple(sorted((name, id(array)) for name, array in shared(arrays, ports).items()))
+            key = (identity, wanted, tuple(sorted(arrays)), same)
+            waiting = _Waiting(key, function, ports, arrays, wanted, rows_of(arrays, ports))
+            with self._changed:
+                self._waiting.append(waiting)
+                self._changed.notify()
+            return waiting.answer.result()
+
+        return call
+
+    # the thread that runs graphs
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                deadline = time.monotonic() + self.gather
+                while not self._complete() and (left := deadline - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                taken, self._waiting = self._waiting, []
+            for group in grouped(taken, self.most_rows):
+                self._answer(group)
+
+    def _complete(self) -> bool:
+        """Whether waiting longer brings nothing: everyone who may call is waiting already, or the batch is full."""
+        return len(self._waiting) >= self._active or sum(w.rows for w in self._waiting) >= self.most_rows
+
+    def _answer(self, group: Sequence[_Waiting]) -> None:
+        distinct = _distinct(group)
+        self.calls, self.runs = self.calls + len(group), self.runs + 1
+        first = group[0]
+        try:
+            parts = [same[0].arrays for same in distinct]
+            counts = [same[0].rows for same in distinct]
+            answers = split(first.function(join(parts, first.ports), first.wanted), first.ports, counts)
+        except Exception as error:  # whatever a graph raises must reach its own request, and no other
+            if len(distinct) > 1:
+                for same in distinct:
+                    self._answer(same)
+            else:
+                for waiting in group:
+                    waiting.answer.set_exception(error)
+            return
+        for same, arrays in zip(distinct, answers, strict=True):
+            trimmed = _trimmed(arrays, same[0]) if len(distinct) > 1 else arrays
+            for waiting in same:
+                waiting.answer.set_result(trimmed)
+
+
+def grouped(taken: Sequence[_Waiting], most_rows: int) -> list[list[_Waiting]]:
+    """Calls that run together: of equal keys, in the order they came, at most `most_rows` rows unless one alone has more."""
+    groups: dict[Hashable, list[list[_Waiting]]] = {}
+    for waiting in taken:
+        mine = groups.setdefault(waiting.key, [[]])
+        if mine[-1] and sum(w.rows for w in mine[-1]) + waiting.rows > most_rows:
+            mine.append([])
+        mine[-1].append(waiting)
+    return [group for mine in groups.values() for group in mine]
+
+
+def _distinct(group: Sequence[_Waiting]) -> list[list[_Waiting]]:
+    """The calls by what they hand in: identical ones together."""
+    if len(group) == 1:
+        return [list(group)]
+    found: dict[bytes, list[_Waiting]] = {}
+    for waiting in group:
+        digest = hashlib.blake2b()
+        for name in sorted(waiting.arrays):
+            array = waiting.arrays[name]
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+        found.setdefault(digest.digest(), []).append(waiting)
+    return list(found.values())
+
+
+def _trimmed(arrays: Answer, waiting: _Waiting) -> Answer:
+    """Outputs along a padded axis of the inputs, cut back to this call's own length."""
+    lengths = {
+        axis: size
+        for name, array in waiting.arrays.items()
+        for axis, size in zip(waiting.ports[name].axes, array.shape, strict=True)
+        if axis.startswith("pad:")
+    }
+    return {
+        name: array[tuple(slice(lengths.get(axis)) for axis in waiting.ports[name].axes)] if array.ndim else array
+        for name, array in arrays.items()
+    }
