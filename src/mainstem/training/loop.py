@@ -17,7 +17,7 @@ import torch
 
 from mainstem.config import Training
 from mainstem.contracts import Array, Batch, Task
-from mainstem.training import checkpoints, order, randomness
+from mainstem.training import checkpoints, order, randomness, ranges
 from mainstem.training.loader import Encoded
 from mainstem.training.optimisers import DEFAULT_LR, Optimiser
 from mainstem.training.schedules import Schedule
@@ -85,8 +85,8 @@ class _Fit:
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
         self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
-        total = settings.steps or (settings.epochs or 1) * self.per_epoch
-        self.schedule = Schedule(settings, self.per_epoch, total)
+        self.total = settings.steps or (settings.epochs or 1) * self.per_epoch
+        self.schedule = Schedule(settings, self.per_epoch, self.total)
         self.stops = Stops(settings)
         self.history = History()
         self.epoch = self.position = 0  # epochs done, batches done within the next
@@ -101,6 +101,10 @@ class _Fit:
             self._mode(training=True)
             if not self.optimisers:
                 self.history.reason = "there is nothing to learn by gradients"
+            elif self.settings.lr == "auto" and not self.history.steps:
+                self._find_rate()
+            if self.stopped():
+                self.history.reason = "stopped"
             while not self.history.reason:
                 self._epoch()
         if self.best is not None:
@@ -119,6 +123,19 @@ class _Fit:
                 return
             self._checkpoint()
 
+    def _find_rate(self) -> None:
+        """The learning rate by a range test; the default one where the test finds none."""
+        rng = np.random.default_rng((self.seed, 0, 0))
+        batches = order.batches(self.seed, 0, len(self.train), self.size)
+
+        def step(number: int) -> float:
+            batch = tensors(self.train.take(batches[number % len(batches)], rng))
+            return self.task.step(self.networks, batch, self.optimisers, rng)["loss"]
+
+        found = ranges.range_test(self.networks, self.optimisers, step)
+        self.lr = found.lr or self.lr
+        self.report({"range": found, "warning": found.why if found.lr else f"{found.why}; the default {self.lr:g} is used"})
+
     def _check(self) -> None:
         for optimiser in self.optimisers.values():
             optimiser.check()
@@ -134,7 +151,9 @@ class _Fit:
         self.history.steps += 1
         self.sums[0] += figures.get("loss", 0.0)
         self.sums[1] += 1
-        self.report({"step": self.history.steps, "epoch": self.epoch, "rows": len(indices), "lr": self.lr * factor, **figures})
+        self.report(
+            {"step": self.history.steps, "epoch": self.epoch, "rows": len(indices), "lr": self.lr * factor, "total": self.total, **figures}
+        )
 
     def _epoch_end(self) -> None:
         loss = self.sums[0] / max(1, self.sums[1])
@@ -190,6 +209,7 @@ class _Fit:
             "epoch": self.epoch,
             "position": self.position,
             "sums": self.sums,
+            "lr": self.lr,
             "history": vars(self.history),
             "schedule": self.schedule.state(),
             "stops": self.stops.state(),
@@ -206,7 +226,7 @@ class _Fit:
         if not found:
             return
         json, arrays = found.json, found.arrays
-        self.epoch, self.position, self.sums = json["epoch"], json["position"], list(json["sums"])
+        self.epoch, self.position, self.sums, self.lr = json["epoch"], json["position"], list(json["sums"]), json["lr"]
         self.history = History(**json["history"])
         self.schedule.load(json["schedule"])
         self.stops.load(json["stops"])
@@ -214,6 +234,7 @@ class _Fit:
         self.best = _under(arrays, "best/") or None
         for name, optimiser in self.optimisers.items():
             optimiser.load(json["optimisers"][name], _under(arrays, f"optimiser/{name}/"))
+        self.report({"resumed": self.epoch})
         randomness.restore(json["random"], _under(arrays, "random/"))
 
 

@@ -93,9 +93,24 @@ class Log:
         known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         files.append_line(self.path, json.dumps(known, ensure_ascii=False, allow_nan=False))
 
+    def forget(self, *, candidate: Any, part: Any, after: int) -> None:
+        """Drop the lines of this fit on epochs after `after`: a resumed run does them again."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if not _is_after(line, candidate, part, after)]
+        if len(kept) < len(lines):
+            files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
     def size(self) -> int:
         """Its length in bytes, for a checkpoint."""
         return self.path.stat().st_size if self.path.exists() else 0
+
+
+def _is_after(line: str, candidate: Any, part: Any, after: int) -> bool:
+    try:
+        told = json.loads(line)
+        return bool(told["candidate"] == candidate and told["part"] == part and told["epoch"] > after)
+    except (ValueError, KeyError, TypeError):
+        return True  # half a line
 
 
 def tensorboard(folder: Path | str) -> Any:

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from mainstem import files, seal
 from mainstem.config import Candidate, Config
 from mainstem.contracts import Array, Batch, State, Table, Value
 from mainstem.data import splits
-from mainstem.errors import MainstemError
+from mainstem.errors import MainstemError, MissingExtra
 from mainstem.evaluation.report import evaluate, point_metrics
 from mainstem.inference import Pipeline
 from mainstem.training import fitting, line, plan, shipping
 from mainstem.training.fitting import Fitted, Problem
 from mainstem.training.preparing import Prepared, prepare
+from mainstem.training.progress import Log, tensorboard
 
 Say = Callable[[str], None]
 COMPARE_SHARE, FIT_SHARE = 0.6, 0.9  # of a time limit: when comparing ends, when fitting ends
@@ -100,8 +102,10 @@ class _Run:
 
     def __init__(self, config: Config, source: Any, folder: Path, resume: bool, say: Say, report: fitting.Report, stop: Stop) -> None:
         self.config, self.source, self.folder, self.resuming = config, source, folder, resume
-        self.say, self.report, self.stop = say, report, stop
+        self.say, self.told, self.stop = say, report, stop
+        self.log = Log(folder / "log.jsonl")
         self.started = time.monotonic()
+        self.writer: Any = None
         self.cuts: dict[str, int] = {}
         self.latest: Kept | None = None
         self.kept: Kept | None = None
@@ -130,6 +134,28 @@ class _Run:
         fitted = self._refit(best, next(s for s in scores if s.name == best.name), known)
         fitted = self._calibrated(fitted, next(s for s in scores if s.name == best.name))
         return self._finish(best, fitted, sentence, scores, known)
+
+    def report(self, figures: Mapping[str, Any]) -> None:
+        """Pass figures on, and keep those of epochs in log.jsonl and for TensorBoard."""
+        if found := figures.get("range"):
+            with suppress(MissingExtra):
+                files.write_bytes(self.folder / "lr.png", _plot(found))
+        if "resumed" in figures:
+            self.log.forget(candidate=figures["candidate"], part=figures["part"], after=figures["resumed"])
+        if figures.get("ended"):
+            self.log.write(
+                **{key: value for key, value in figures.items() if key != "ended"}, seconds=round(time.monotonic() - self.started, 3)
+            )
+            self._scalars(figures)
+        self.told(figures)
+
+    def _scalars(self, figures: Mapping[str, Any]) -> None:
+        if self.writer is None:
+            self.writer = tensorboard(self.folder / "tensorboard") or False
+        if self.writer:
+            for name in ("loss", "valid"):
+                if figures.get(name) is not None:
+                    self.writer.add_scalar(f"{figures['candidate']}/{figures['part']}/{name}", figures[name], figures["epoch"])
 
     # the folder
 
@@ -423,6 +449,12 @@ class _Run:
         for note in line.explain(self.folder, self.data, fitted, known):
             self.say(note)
         return Result(self.folder, model, report, sentence, self.stop.interrupted, list(self.data.notes))
+
+
+def _plot(found: Any) -> bytes:
+    from mainstem.training import ranges
+
+    return ranges.plot(found)
 
 
 def _slug(name: str) -> str:
