@@ -1,0 +1,42 @@
+"""Models that several tests use, trained once a session on data made here."""
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+
+import mainstem as ms
+
+
+def flats(path: Path, rows: int = 160) -> Path:
+    """Rooms, area, a district in Chinese, some of them missing; whether the flat is dear (是 or 否), and its rent."""
+    rng = random.Random(7)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["area", "rooms", "城区", "dear", "rent"])
+        for _ in range(rows):
+            area, rooms, district = round(rng.uniform(20, 120), 1), rng.randint(1, 5), rng.choice(["海淀", "朝阳", "浦东"])
+            rent = area * {"海淀": 14, "朝阳": 10, "浦东": 12}[district] + 30 * rooms + rng.gauss(0, 60)
+            dear = "贵" if rent > 900 else "便宜"
+            writer.writerow(["" if rng.random() < 0.05 else area, rooms, "" if rng.random() < 0.05 else district, dear, round(rent, 2)])
+    return path
+
+
+@pytest.fixture(scope="session")
+def table_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return flats(tmp_path_factory.mktemp("flats") / "flats.csv")
+
+
+@pytest.fixture(scope="session")
+def table_run(table_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
+    """A classification of a table by the linear model."""
+    inputs = ["area", "rooms", "城区"]
+    return ms.train(table_data, "dear", inputs=inputs, backbone="linear", out=tmp_path_factory.mktemp("runs") / "dear")
+
+
+@pytest.fixture(scope="session")
+def number_run(table_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
+    """A regression on the same table."""
+    inputs = ["area", "rooms", "城区"]
+    return ms.train(table_data, "rent", inputs=inputs, backbone="linear", out=tmp_path_factory.mktemp("runs") / "rent")

@@ -1,0 +1,130 @@
+"""Merged calls answer as lone ones; a call that fails hurts only its own request."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from mainstem.contracts import Call, GraphSpec, Port
+from mainstem.runtimes._calls import GraphRunner
+from mainstem.serve.scheduler import Scheduler
+
+SPEC = GraphSpec(
+    (Port("ids", "int64", ("row", "pad:tokens")), Port("mask", "float32", ("row", "pad:tokens"))),
+    (Port("sum", "float32", ("row",)), Port("steps", "float32", ("row", "pad:tokens"))),
+    weights_id="same",
+)
+
+
+class Graph:
+    """Sums ids under the mask; raises where an id is negative. Counts how often it runs, and on how many rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, arrays, wanted):
+        self.rows.append(len(arrays["ids"]))
+        if (arrays["ids"] < 0).any():
+            raise ValueError("poison")
+        steps = (arrays["ids"] * arrays["mask"]).astype(np.float32)
+        answer = {"sum": steps.sum(1), "steps": steps}
+        return {name: answer[name] for name in wanted}
+
+
+def call(row):
+    return Call("encoder", {"ids": np.array([row]), "mask": np.ones((1, len(row)), np.float32)})
+
+
+def together(scheduler, runners, calls):
+    """All calls at once, each from a thread of its own that holds a request; results or exceptions in order."""
+    ready = threading.Barrier(len(calls))
+
+    def ask(runner, each):
+        with scheduler.request():
+            ready.wait()
+            try:
+                return runner(each)
+            except ValueError as error:
+                return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(ask, runners, calls))
+
+
+def test_calls_of_two_models_with_equal_weights_run_as_one_and_answer_as_alone():
+    graph, scheduler = Graph(), Scheduler(gather=0.5)
+    models = [scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), name) for name in ("a", "b")]
+    rows = [list(range(1, 2 + i)) for i in range(8)]
+    alone = [GraphRunner({"encoder": Graph()}, {"encoder": SPEC})(call(row)) for row in rows]
+    merged = together(scheduler, [models[i % 2] for i in range(8)], [call(row) for row in rows])
+    assert graph.rows == [8]
+    for a, b in zip(alone, merged, strict=True):
+        assert a["sum"].tolist() == b["sum"].tolist()
+        assert a["steps"].tolist() == b["steps"].tolist()  # padding of longer neighbours is cut off
+
+
+def test_identical_calls_pass_the_graph_once():
+    graph, scheduler = Graph(), Scheduler(gather=0.5)
+    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
+    answers = together(scheduler, [runner] * 6, [call([1, 2, 3])] * 6)
+    assert graph.rows == [1]
+    assert [a["sum"].tolist() for a in answers] == [[6.0]] * 6
+    assert (scheduler.calls, scheduler.runs) == (6, 1)
+
+
+def test_a_poisoned_call_fails_alone():
+    scheduler = Scheduler(gather=0.5)
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    answers = together(scheduler, [runner] * 5, [call([i]) for i in (1, 2, -1, 3, 4)])
+    assert isinstance(answers[2], ValueError)
+    assert [a["sum"].tolist() for i, a in enumerate(answers) if i != 2] == [[1.0], [2.0], [3.0], [4.0]]
+
+
+def test_other_weights_and_other_outputs_stay_apart():
+    graph, scheduler = Graph(), Scheduler(gather=0.5)
+    first = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
+    other = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": GraphSpec(SPEC.inputs, SPEC.outputs, weights_id="other")}), "b")
+    only = Call("encoder", call([1]).inputs, outputs=("sum",))
+    answers = together(scheduler, [first, other, first], [call([1]), call([2]), only])
+    assert sorted(graph.rows) == [1, 1, 1]
+    assert set(answers[2]) == {"sum"}
+
+
+def test_rows_with_different_shared_arrays_are_not_merged():
+    scheduler = Scheduler(gather=0.5)
+    inputs = (Port("row", "float32", ("row", "1")), Port("table", "float32", ("shared",)))
+    spec = GraphSpec(inputs, (Port("out", "float32", ("row", "1")),), weights_id="t")
+    ran = []
+
+    def scale(arrays, wanted):
+        ran.append(len(arrays["row"]))
+        return {"out": arrays["row"] * arrays["table"].sum()}
+
+    runner = scheduler.runner(GraphRunner({"head": scale}, {"head": spec}), "c")
+    tables = [np.ones(2, np.float32), np.full(2, 2, np.float32)]
+    calls = [Call("head", {"row": np.ones((1, 1), np.float32) * i, "table": tables[i % 2]}) for i in range(4)]
+    assert [a["out"].item() for a in together(scheduler, [runner] * 4, calls)] == [0, 4, 4, 12]
+    assert sorted(ran) == [2, 2]
+
+
+def test_a_lone_request_does_not_wait_for_others():
+    scheduler = Scheduler(gather=30)
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    with scheduler.request():
+        assert runner(call([5]))["sum"].tolist() == [5.0]
+
+
+def test_merged_calls_stay_below_the_largest_batch():
+    graph, scheduler = Graph(), Scheduler(gather=0.5, most_rows=4)
+    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
+    together(scheduler, [runner] * 10, [call([i]) for i in range(10)])
+    assert max(graph.rows) <= 4
+    assert sum(graph.rows) == 10
+
+
+def test_a_call_that_lacks_an_input_fails_before_it_is_merged():
+    scheduler = Scheduler()
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    with pytest.raises(KeyError, match="mask"):
+        runner(Call("encoder", {"ids": np.array([[1]])}))
