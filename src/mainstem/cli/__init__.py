@@ -27,7 +27,7 @@ MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run([*(sys.argv[1:] if argv is None else argv)])  # the name `list` is the verb's module here
         sys.stdout.flush()
         return code
     except MainstemError as error:
