@@ -214,10 +214,9 @@ class _Run:
             if score is None:
                 break
             scores.append(score)
-            shown = self._shown(score)
-            self.say(f"{candidate.name}: {shown or 'fitted'}")
-        if not scores:
-            raise KeyboardInterrupt
+            if self.latest and self._best(scores) is score:
+                self.kept = self.latest
+            self.say(f"{candidate.name}: {self._shown(score) or 'fitted'}")
         if len(scores) < len(self.candidates):
             left = [c.name for c in self.candidates[len(scores) :]]
             self.say(f"not compared, for lack of time: {', '.join(left)}")
@@ -290,6 +289,7 @@ class _Run:
         cut = fitted.reason == "stopped"
         if cut:
             self.cuts[key] = fitted.steps
+            self._check_learned(fitted)
         if fold == 0:
             self.latest = Kept(candidate.name, fitted, time.monotonic() - started)
         predictions, outputs = fitting.answers(fitted, table.take(valid))
@@ -304,6 +304,13 @@ class _Run:
             made.add("outputs.safetensors", artifacts.pack_arrays(arrays))
         files.remove(place.with_name(f"{place.name}-training"))
         return {**result, "rows": valid, "outputs": outputs, "predictions": predictions, "state": fitted.artifact.state, "cut": cut}
+
+    def _check_learned(self, fitted: Fitted) -> None:
+        """Raise where a run was cut before the first step: there is nothing to seal."""
+        if not fitted.steps and self.stop.interrupted:
+            raise KeyboardInterrupt
+        if not fitted.steps:
+            raise MainstemError("the time limit ended before the first step", do="Give more time: --time-limit 60s.")
 
     def _limited(self, candidate: Candidate, key: str) -> Candidate:
         """The candidate with the steps after which this fit was cut in the run that its config comes from."""
