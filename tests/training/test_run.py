@@ -34,7 +34,9 @@ def weights(run):
 def test_candidates_are_compared_and_the_choice_is_explained(tmp_path):
     said = []
     run = ms.train(made_table(), "buys", out=tmp_path / "run", backbones=["linear", "mlp"], say=said.append, **QUICK)
-    assert "5 folds" in run.chosen and "linear" in run.chosen and "mlp" in run.chosen
+    assert "5 folds" in run.chosen
+    assert "linear" in run.chosen
+    assert "mlp" in run.chosen
     compared = json.loads((tmp_path / "run/report.json").read_text())["compared"]
     assert [c["name"] for c in compared] == ["linear", "mlp"]
     assert all(c["metrics"]["cross_entropy"] < 0.75 for c in compared)
@@ -62,10 +64,12 @@ def test_ctrl_c_seals_the_best_so_far(tmp_path):
 
     config = {"training": {"batch_size": 16, "epochs": 500, "patience": 500}}
     run = ms.train(made_table(), "buys", out=tmp_path / "run", backbone="mlp", config=config, stop=stop, report=report)
-    assert run.interrupted and len(steps) < 60
+    assert run.interrupted
+    assert len(steps) < 60
     assert run.model.verify()["rows"] == 32
     cuts = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["cuts"]
-    assert 0 < cuts["mlp/0"] < 60 and cuts["refit"] == 0
+    assert 0 < cuts["mlp/0"] < 60
+    assert cuts["refit"] == 0
     again = ms.train(made_table(), config=tmp_path / "run/config.yaml", out=tmp_path / "again")
     assert weights(run) == weights(again)
 
@@ -150,7 +154,8 @@ def test_a_private_replay_keeps_no_rows_and_verifies_against_the_data(tmp_path):
     table = made_table()
     run = ms.train(table, "buys", out=tmp_path / "run", backbone="linear", replay="hashes")
     kept = json.loads((tmp_path / "run/model/replay/replay.json").read_text())
-    assert kept["columns"] is None and "苏州" not in (tmp_path / "run/model/replay/replay.json").read_text()
+    assert kept["columns"] is None
+    assert "苏州" not in (tmp_path / "run/model/replay/replay.json").read_text()
     with pytest.raises(ms.MainstemError, match="hashes"):
         run.model.verify()
     assert run.model.verify(table)["rows"] == 32
