@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,15 +225,44 @@ def remove(path: Path | str) -> None:
         _discard(temporary)
 
 
-def sweep(parent: Path | str) -> int:
+@contextmanager
+def held(path: Path | str) -> Iterator[None]:
+    """Hold a folder, made where it is missing, against other processes; a killed holder lets go.
+
+    Raises MainstemError where another process holds it. A file system that cannot lock holds nothing.
+    """
+    path = Path(path)
+    with _reported(path):
+        _make_folder(path)
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle, path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MainstemError("another process is at work in this folder", where=str(path), do="Wait for it, or choose another.") from None
+    except (ImportError, OSError):
+        return
+
+
+def sweep(parent: Path | str, *, older: float = 0) -> int:
     """Remove what killed writers left in `parent`; an old folder whose replacement never came gets its name back.
 
-    Returns how many were removed. Call it only where no other writer is at work (a run holds its folder's lock).
+    Returns how many were removed. Call it only where no other writer is at work (a run holds its folder), or for what is
+    `older` than so many seconds.
     """
     parent, removed = Path(parent), 0
     for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
         left = _LEFT.fullmatch(entry.name)
-        if left is None:
+        if left is None or (older and time.time() - entry.lstat().st_mtime < older):
             continue
         name = parent / left[1]
         if left[2] == "old" and not name.exists():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import traceback
 import warnings
@@ -96,9 +97,12 @@ class Outcome:
     """the operations that were asked for; unknown after a kill"""
 
 
-def trial(function: Callable[[], object], fault: Callable[[], AbstractContextManager[list[str]]] | None = None) -> Outcome:
+def trial(
+    function: Callable[[], object], fault: Callable[[], AbstractContextManager[list[str]]] | None = None, *, after: float | None = None
+) -> Outcome:
     """Run `function` under `fault` in a forked child, so that what it imported is imported once for all trials.
 
+    after: seconds until the child is killed (SIGKILL), whatever it is doing then.
     The child shares no thread with this process: `function` must not wait for one (run torch with one thread).
     """
     ours, theirs = os.pipe()
@@ -112,6 +116,8 @@ def trial(function: Callable[[], object], fault: Callable[[], AbstractContextMan
             report = report[os.write(theirs, report) :]
         os._exit(0)
     os.close(theirs)
+    if after is not None and not select.select([ours], [], [], after)[0]:
+        os.kill(child, signal.SIGKILL)
     with os.fdopen(ours, "rb") as stream:
         said = stream.read()
     _, status = os.waitpid(child, 0)

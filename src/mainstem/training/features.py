@@ -13,6 +13,7 @@ from mainstem.contracts import Array
 from mainstem.errors import MainstemError
 
 Compute = Callable[[Sequence[int]], Array]
+ABANDONED = 3600.0  # seconds after which a half-written file is that of a killed run, not of one that is at work
 
 
 def folder() -> Path:
@@ -56,6 +57,7 @@ def _read(path: Path) -> tuple[list[str], Array | None]:
 def _keep(path: Path, rows: Sequence[str], values: Array) -> None:
     packed = np.frombuffer(bytes.fromhex("".join(rows)), np.uint8).reshape(len(rows), -1)
     try:
+        files.sweep(path.parent, older=ABANDONED)
         files.write_bytes(path, artifact.pack_arrays({"rows": packed, "values": values}))
     except MainstemError:
         return

@@ -17,6 +17,7 @@ import torch
 
 from mainstem.config import Training
 from mainstem.contracts import Array, Batch, Task
+from mainstem.errors import MainstemError
 from mainstem.training import checkpoints, order, randomness, ranges
 from mainstem.training.loader import Encoded
 from mainstem.training.optimisers import DEFAULT_LR, Optimiser
@@ -210,6 +211,7 @@ class _Fit:
             "position": self.position,
             "sums": self.sums,
             "lr": self.lr,
+            "threads": torch.get_num_threads(),
             "history": vars(self.history),
             "schedule": self.schedule.state(),
             "stops": self.stops.state(),
@@ -223,9 +225,22 @@ class _Fit:
         found, warnings = checkpoints.load(self.folder) if self.folder else (None, [])
         for warning in warnings:
             self.report({"warning": warning})
-        if not found:
-            return
-        json, arrays = found.json, found.arrays
+        if found:
+            try:
+                self._take_up(found.json, found.arrays)
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise MainstemError(
+                    f"the checkpoint of step {found.step} is not of this run ({type(error).__name__})",
+                    where=str(self.folder),
+                    do="Start a new run without --resume.",
+                ) from error
+        if self.folder:
+            self.report({"resumed": self.epoch})
+
+    def _take_up(self, json: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        if json["threads"] != torch.get_num_threads():
+            now = torch.get_num_threads()
+            self.report({"warning": f"this run began with {json['threads']} threads and goes on with {now}: the last digits may differ"})
         self.epoch, self.position, self.sums, self.lr = json["epoch"], json["position"], list(json["sums"]), json["lr"]
         self.history = History(**json["history"])
         self.schedule.load(json["schedule"])
@@ -234,7 +249,6 @@ class _Fit:
         self.best = _under(arrays, "best/") or None
         for name, optimiser in self.optimisers.items():
             optimiser.load(json["optimisers"][name], _under(arrays, f"optimiser/{name}/"))
-        self.report({"resumed": self.epoch})
         randomness.restore(json["random"], _under(arrays, "random/"))
 
 

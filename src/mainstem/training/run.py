@@ -117,6 +117,10 @@ class _Run:
         self.candidates, notes = plan.candidates(self.config, self.data)
         for note in notes:
             self.say(note)
+        with files.held(self.folder):
+            return self._train()
+
+    def _train(self) -> Result:
         self._open_folder()
         known = np.concatenate([self.data.parts["train"], self.data.parts["valid"]])
         self.problem = Problem(
@@ -142,6 +146,7 @@ class _Run:
                 files.write_bytes(self.folder / "lr.png", _plot(found))
         if "resumed" in figures:
             self.log.forget(candidate=figures["candidate"], part=figures["part"], after=figures["resumed"])
+            return
         if figures.get("ended"):
             self.log.write(
                 **{key: value for key, value in figures.items() if key != "ended"}, seconds=round(time.monotonic() - self.started, 3)
@@ -163,8 +168,10 @@ class _Run:
         """Make the run folder, or take up the one of an unfinished run. Raises MainstemError where config or data differ."""
         asked = {"config": configs.dump(self.config), "data": self.data.fingerprint}
         place = self.folder / "asked.json"
+        for parent in (self.folder, self.folder / "candidates", *self.folder.glob("candidates/*")):
+            files.sweep(parent)
         if self.resuming and place.is_file():
-            before = json.loads(place.read_bytes())
+            before = _asked(place)
             if before["data"] != asked["data"]:
                 raise MainstemError(
                     "the data differs from that of the run to resume", where=str(self.folder), do="Start a new run without --resume."
@@ -175,7 +182,6 @@ class _Run:
                     where=str(self.folder),
                     do=_difference(before["config"], asked["config"]),
                 )
-            files.sweep(self.folder)
         else:
             files.write_json(place, asked)
         files.write_json(self.folder / "split.json", splits.record(self.data.parts, self.data.table.hashes))
@@ -264,17 +270,11 @@ class _Run:
 
     def _fold(self, number: int, candidate: Candidate, fold: int, train: Array, valid: Array) -> dict[str, Any]:
         place = self.folder / "candidates" / f"{number + 1:02d}-{_slug(candidate.name)}" / f"part-{fold + 1}"
-        if (place / files.MANIFEST).is_file() and not files.broken(place):
-            kept = json.loads((place / "result.json").read_bytes())
+        training = place.with_name(f"{place.name}-training")
+        if kept := _finished(place):
+            files.remove(training)
             self.cuts.update(kept["cuts"])
-            arrays = artifacts.read_arrays(place / "outputs.safetensors")
-            return {
-                **kept,
-                "rows": arrays["rows"],
-                "outputs": {name: arrays[f"outputs/{name}"] for name in kept["outputs"]},
-                "state": artifacts.unpack_state(place, kept["state"], "state", arrays),
-                "predictions": [seal.as_answer(p) for p in kept["predictions"]],
-            }
+            return kept
         table = self.data.table
         key, started = f"{candidate.name}/{fold}", time.monotonic()
         fitted = fitting.fit(
@@ -282,7 +282,7 @@ class _Run:
             self.problem,
             table.take(train),
             table.take(valid),
-            folder=place.with_name(f"{place.name}-training"),
+            folder=training,
             report=lambda figures: self.report({"candidate": candidate.name, "part": fold + 1, **figures}),
             stopped=self.stop,
         )
@@ -302,7 +302,7 @@ class _Run:
             state = artifacts.pack_state(made, fitted.artifact.state, "state", "state", arrays)
             made.add_json("result.json", {**result, "predictions": rendered, "outputs": sorted(outputs), "state": state})
             made.add("outputs.safetensors", artifacts.pack_arrays(arrays))
-        files.remove(place.with_name(f"{place.name}-training"))
+        files.remove(training)
         return {**result, "rows": valid, "outputs": outputs, "predictions": predictions, "state": fitted.artifact.state, "cut": cut}
 
     def _check_learned(self, fitted: Fitted) -> None:
@@ -456,6 +456,33 @@ class _Run:
         for note in line.explain(self.folder, self.data, fitted, known):
             self.say(note)
         return Result(self.folder, model, report, sentence, self.stop.interrupted, list(self.data.notes))
+
+
+def _asked(place: Path) -> dict[str, Any]:
+    """What the run to resume was asked for. Raises MainstemError where that cannot be read."""
+    try:
+        before = json.loads(place.read_bytes())
+        return {"data": str(before["data"]), "config": dict(before["config"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
+
+
+def _finished(place: Path) -> dict[str, Any] | None:
+    """What a fit of this run left when it ended; None where it did not end, or what it left is damaged."""
+    if not (place / files.MANIFEST).is_file() or files.broken(place):
+        return None
+    try:
+        kept = json.loads((place / "result.json").read_bytes())
+        arrays = artifacts.read_arrays(place / "outputs.safetensors")
+        return {
+            **{name: kept[name] for name in ("epochs", "loss", "cuts")},
+            "rows": arrays["rows"],
+            "outputs": {name: arrays[f"outputs/{name}"] for name in kept["outputs"]},
+            "state": artifacts.unpack_state(place, kept["state"], "state", arrays),
+            "predictions": [seal.as_answer(p) for p in kept["predictions"]],
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, MainstemError):
+        return None
 
 
 def _plot(found: Any) -> bytes:
