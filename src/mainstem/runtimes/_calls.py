@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def prepare(call: Call, spec: GraphSpec) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name, value in call.inputs.items():
         arrays.update(value.arrays if isinstance(value, Kept) else {name: value})
-    ports = {port.name: port for port in spec.inputs}
+    ports = by_name(spec.inputs)
     arrays = {name: np.asarray(array, dtype=ports[name].dtype) for name, array in arrays.items() if name in ports}
     missing = [port for port in spec.inputs if port.name not in arrays]
     if missing:
@@ -46,7 +46,7 @@ def prepare(call: Call, spec: GraphSpec) -> dict[str, Array]:
 
 def pack(call: Call, spec: GraphSpec, outputs: Arrays) -> dict[str, Array | Kept]:
     """The answer of a call: wanted outputs as arrays, what it keeps as Kepts."""
-    ports = {port.name: port for port in spec.outputs}
+    ports = by_name(spec.outputs)
     kept: dict[str, dict[str, Array]] = {}
     answer: dict[str, Array | Kept] = {}
     for name, array in outputs.items():
@@ -69,6 +69,6 @@ def _empty(axis: str, rows: int) -> int:
     return int(axis) if axis.isdigit() else 0
 
 
-def ports_of(spec: GraphSpec) -> dict[str, Port]:
-    """All ports of a graph by name."""
-    return {port.name: port for port in (*spec.inputs, *spec.outputs)}
+def by_name(ports: Sequence[Port]) -> dict[str, Port]:
+    """One side of a graph by name. Inputs and outputs are two sides: a cache has the same name on both, and other axes."""
+    return {port.name: port for port in ports}

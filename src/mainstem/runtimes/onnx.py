@@ -22,6 +22,7 @@ from mainstem.runtimes._calls import Function, GraphRunner
 from mainstem.runtimes._protobuf import has_external_data
 
 OPSET = 18
+_TAKEN = "in."  # before an input that has the name of an output (a cache goes in and out): ONNX wants them apart
 
 
 def write(spec: GraphSpec, inputs: Arrays) -> bytes:
@@ -34,7 +35,9 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
     names = [port.name for port in spec.inputs]
     outputs = [port.name for port in spec.outputs]
     tensors = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names)
-    axes = {port.name: _dynamic(port.axes) for port in (*spec.inputs, *spec.outputs)}
+    taken = [_TAKEN + name if name in outputs else name for name in names]
+    ports = zip((*taken, *outputs), (*spec.inputs, *spec.outputs), strict=True)
+    axes = {name: _dynamic(port.axes) for name, port in ports}
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's notes on constants; what is wrong with a graph the seal finds
@@ -43,7 +46,7 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
             tensors,
             buffer,
             dynamo=False,
-            input_names=names,
+            input_names=taken,
             output_names=outputs,
             dynamic_axes={name: axis for name, axis in axes.items() if axis},
             opset_version=OPSET,
@@ -107,10 +110,10 @@ def session(data: bytes, where: str = "") -> onnxruntime.InferenceSession:
 def function(made: onnxruntime.InferenceSession) -> Function:
     """A session as a function on arrays."""
 
-    taken = {i.name for i in made.get_inputs()}
+    taken = {i.name.removeprefix(_TAKEN): i.name for i in made.get_inputs()}
 
     def run(arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
-        feed = {name: np.ascontiguousarray(array) for name, array in arrays.items() if name in taken}
+        feed = {taken[name]: np.ascontiguousarray(array) for name, array in arrays.items() if name in taken}
         return dict(zip(wanted, made.run(list(wanted), feed), strict=True))
 
     return run

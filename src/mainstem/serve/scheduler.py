@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mainstem.contracts import Array, Arrays, Port
-from mainstem.runtimes._calls import Function, GraphRunner, ports_of
+from mainstem.contracts import Array, Arrays, GraphSpec, Port
+from mainstem.runtimes._calls import Function, GraphRunner, by_name
 from mainstem.runtimes._join import join, rows_of, shared, split
 
 GATHER = 0.002  # seconds that a call waits for others, where others are on their way
@@ -30,7 +30,8 @@ class _Waiting:
 
     key: Hashable  # calls of equal keys may be merged
     function: Function
-    ports: Mapping[str, Port]
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
     arrays: Arrays
     wanted: tuple[str, ...]
     rows: int
@@ -64,14 +65,16 @@ class Scheduler:
         """The same Runner, with its graph calls merged with those of others. `model`: what tells apart graphs without a weights_id."""
         functions: dict[str, Function] = {}
         for name, spec in own.specs.items():
-            functions[name] = self._through(own.functions[name], ports_of(spec), spec.weights_id or (model, name))
+            functions[name] = self._through(own.functions[name], spec, spec.weights_id or (model, name))
         return GraphRunner(functions, own.specs)
 
-    def _through(self, function: Function, ports: Mapping[str, Port], identity: Hashable) -> Function:
+    def _through(self, function: Function, spec: GraphSpec, identity: Hashable) -> Function:
+        inputs, outputs = by_name(spec.inputs), by_name(spec.outputs)
+
         def call(arrays: Arrays, wanted: tuple[str, ...]) -> Answer:
-            same = tuple(sorted((name, id(array)) for name, array in shared(arrays, ports).items()))
+            same = tuple(sorted((name, id(array)) for name, array in shared(arrays, inputs).items()))
             key = (identity, wanted, tuple(sorted(arrays)), same)
-            waiting = _Waiting(key, function, ports, arrays, wanted, rows_of(arrays, ports))
+            waiting = _Waiting(key, function, inputs, outputs, arrays, wanted, rows_of(arrays, inputs))
             with self._changed:
                 self._waiting.append(waiting)
                 self._changed.notify()
@@ -103,7 +106,7 @@ class Scheduler:
         try:
             parts = [same[0].arrays for same in distinct]
             counts = [same[0].rows for same in distinct]
-            answers = split(first.function(join(parts, first.ports), first.wanted), first.ports, counts)
+            answers = split(first.function(join(parts, first.inputs), first.wanted), first.outputs, counts)
         except Exception as error:  # whatever a graph raises must reach its own request, and no other
             if len(distinct) > 1:
                 for same in distinct:
@@ -148,10 +151,10 @@ def _trimmed(arrays: Answer, waiting: _Waiting) -> Answer:
     lengths = {
         axis: size
         for name, array in waiting.arrays.items()
-        for axis, size in zip(waiting.ports[name].axes, array.shape, strict=True)
+        for axis, size in zip(waiting.inputs[name].axes, array.shape, strict=True)
         if axis.startswith("pad:")
     }
     return {
-        name: array[tuple(slice(lengths.get(axis)) for axis in waiting.ports[name].axes)] if array.ndim else array
+        name: array[tuple(slice(lengths.get(axis)) for axis in waiting.outputs[name].axes)] if array.ndim else array
         for name, array in arrays.items()
     }
