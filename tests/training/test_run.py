@@ -110,13 +110,20 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class(tmp_path):
     assert even.report["classes"]["rare"]["recall"]["value"] > plain.report["classes"]["rare"]["recall"]["value"]
 
 
-def test_given_files_are_the_parts_and_groups_stay_together(tmp_path):
+def test_groups_stay_together(tmp_path):
     table = made_table(300)
     table["house"] = [f"h{i // 3}" for i in range(300)]
     run = ms.train(table, "buys", out=tmp_path / "run", backbone="linear", group="house")
     assert "house" not in [c.name for c in run.model.pipeline.artifact.schema.columns]
     split = json.loads((tmp_path / "run/split.json").read_text())
-    assert set(split) >= {"train", "valid", "test"}
+    table = {k: v for k, v in table.items() if k != "buys"}
+    parsed, _ = run.model.pipeline.parse(run.model.read(table))
+    part = {h: name for name in ("train", "valid", "test") for h in split[name]}
+    homes = {}
+    for house, row in zip(table["house"], parsed.hashes, strict=True):
+        homes.setdefault(house, set()).add(part[row])
+    assert all(len(parts) == 1 for parts in homes.values())
+    assert len(set().union(*homes.values())) == 3
 
 
 def test_an_existing_run_folder_is_not_overwritten(tmp_path):
@@ -159,3 +166,16 @@ def test_a_private_replay_keeps_no_rows_and_verifies_against_the_data(tmp_path):
     with pytest.raises(ms.MainstemError, match="hashes"):
         run.model.verify()
     assert run.model.verify(table)["rows"] == 32
+
+
+def test_given_test_and_validation_files_are_the_parts(tmp_path):
+    for name, rows, seed in (("train", 120, 0), ("valid", 40, 1), ("test", 50, 2)):
+        table = made_table(rows, seed)
+        lines = [",".join(table), *(",".join("" if v is None else str(v) for v in row) for row in zip(*table.values(), strict=True))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    files = {name: tmp_path / f"{name}.csv" for name in ("valid", "test")}
+    run = ms.train(tmp_path / "train.csv", "buys", out=tmp_path / "run", backbone="linear", **{k: str(v) for k, v in files.items()})
+    assert run.report["rows"] == 50
+    split = json.loads((tmp_path / "run/split.json").read_text())
+    assert {name: len(split[name]) for name in ("train", "valid", "test")} == {"train": 120, "valid": 40, "test": 50}
+    assert run.model.evaluate(tmp_path / "test.csv")["metrics"]["accuracy"]["value"] == run.report["metrics"]["accuracy"]["value"]

@@ -39,7 +39,7 @@ class Prepared:
         rows = np.asarray(rows, np.int64)
         names = [c.name for c in self.schema.columns] + [c.name for c in self.schema.targets]
         columns = {name: [self.files[f].columns[name][i] for f, i in self.source[rows]] for name in names}
-        numbers = [self.files[f].numbers[i] if len(self.files[f].numbers) else int(i) + 1 for f, i in self.source[rows]]
+        numbers = [_number(self.files[f], int(i)) for f, i in self.source[rows]]
         first = self.files[int(self.source[rows[0]][0])] if len(rows) else self.files[0]
         return Rows(columns, first.where, numbers, first.base)
 
@@ -86,10 +86,16 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         raise MainstemError(
             "no rows are left to train on", where=main.where, do="Give more rows, or smaller parts with --set split.test=0.1."
         )
-    findings = leaks.check(schema, table, main, parts, groups=groups, times=times, given_files=bool(given))
+    numbered = Rows({}, numbers=[_number(files[f], int(i)) for f, i in source_of])
+    findings = leaks.check(schema, table, numbered, parts, groups=groups, times=times, given_files=bool(given))
     leaks.stop(findings, config.split.allow_leak)
-    said = [f.sentence for f in (*findings.certain, *findings.suspicious)]
+    said = [*(f.sentence for f in (*findings.certain, *findings.suspicious)), *findings.notes]
     return Prepared(task, inferred.task, schema, table, files, source_of, parts, groups, together, inferred.roles, notes, said)
+
+
+def _number(rows: Rows, index: int) -> int:
+    """The number by which people know a row of a file."""
+    return int(rows.numbers[index]) if len(rows.numbers) else index + 1
 
 
 def _check_steering(rows: Rows, names: Sequence[str]) -> None:
