@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 from typing import Annotated
 
@@ -26,25 +25,26 @@ def _summary(kind: str, name: str) -> str:
     return _first_sentence(registry.load(kind, name))
 
 
-def _first_sentence(module: ModuleType) -> str:
-    """The first line of a plug-in's docstring, without its own name in front."""
-    line = (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
-    return line.partition(": ")[2] or line
+def _first_sentence(module: ModuleType, *, whole: bool = False) -> str:
+    """The first line of a plug-in's docstring; unless `whole`, without the names that it starts with."""
+    line = (module.__doc__ or "").strip().partition("\n")[0]
+    return line.partition("`: ")[2] or line if line.startswith("`") and not whole else line
 
 
 def _backbone(name: str) -> list[str]:
-    """One line on a family: of its default member where it has one, else of what the family is."""
+    """One line on a family: of its default member, or of the family where it only reads what it is given (`NAME:FOLDER`)."""
     module = registry.load("backbones", name)
-    variant = getattr(module, "example", "")
-    ref = replace(registry.resolve(name), variant=variant)
+    whole = [name, "", "by model", "by model", "train", _first_sentence(module)]
+    if f"`{name}:" in _first_sentence(module, whole=True):
+        return whole
     for what in ("plugin", "predictor"):
         try:
-            info = getattr(module, what).describe(ref)
-        except (AttributeError, MainstemError, ValueError, KeyError):
+            info = getattr(module, what).describe(registry.resolve(name))
+        except (AttributeError, MainstemError):
             continue
-        parameters = "" if info.parameters is None else f"{info.parameters:,}"
-        return [name, info.modality, parameters or "by data", info.licence or "Apache-2.0", _extra(module, info.extra), info.summary]
-    return [name, "", "by model", "by model", "train", _first_sentence(module)]
+        parameters = f"{info.parameters:,}" if info.parameters else "by data"
+        return [name, info.modality, parameters, info.licence or "Apache-2.0", _extra(module, info.extra), info.summary]
+    return whole
 
 
 def _extra(module: ModuleType, extra: str) -> str:
