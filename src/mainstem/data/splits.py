@@ -33,7 +33,7 @@ def split(
     groups: rows of one group stay in one part; the sizes are met as nearly as whole groups allow.
     times: the last rows are test, those before them valid; rows of one time stay together.
     hashes: with `keep_together`, rows of one hash stay in one part.
-    valid, test: shares of the rows; the valid part is never empty, the test part only where `test` is 0.
+    valid, test: shares of the rows; a part is empty only where its share is 0.
 
     Raises MainstemError where there are too few rows, groups or times for the parts asked for.
     """
@@ -41,11 +41,12 @@ def split(
         return _by_time(n, times, groups, valid, test)
     blocks = _blocks(n, groups, hashes if keep_together else None)
     classes = _classes(n, target) if stratify and target is not None else np.zeros(n, np.int64)
-    shares = {"test": test, "valid": valid} if test else {"valid": valid}
+    shares = {name: share for name, share in (("test", test), ("valid", valid)) if share}
     _check_enough(int(blocks.max(initial=-1)) + 1, len(shares) + 1, "groups" if groups is not None else "different rows")
     taken = _learnable(_deal(blocks, classes, list(shares.values()), np.random.default_rng(seed)), classes, blocks)
     parts = {name: np.flatnonzero(taken == i) for i, name in enumerate(shares, 1)}
-    return {"train": np.flatnonzero(taken == 0), "valid": parts["valid"], "test": parts.get("test", np.zeros(0, np.int64))}
+    empty = np.zeros(0, np.int64)
+    return {"train": np.flatnonzero(taken == 0), "valid": parts.get("valid", empty), "test": parts.get("test", empty)}
 
 
 def folds(
@@ -95,11 +96,11 @@ def _by_time(n: int, times: Sequence[float | None], groups: Sequence[Any] | None
     if gaps:
         raise MainstemError(f"{len(gaps):,} rows have no time, such as row {gaps[0] + 1}", do="Fill it in, or leave these rows out.")
     moments, counts = np.unique(np.asarray(times, np.float64), return_counts=True)
-    _check_enough(len(moments), 3 if test else 2, "different times")
+    _check_enough(len(moments), 1 + bool(test) + bool(valid), "different times")
     before = np.concatenate([[0], np.cumsum(counts)])[:-1]  # rows earlier than each moment
     first = len(moments)
     start_test = _nearest(before, n * (1 - test), 2, first - 1) if test else first
-    start_valid = _nearest(before, n * (1 - test - valid), 1, start_test - 1)
+    start_valid = _nearest(before, n * (1 - test - valid), 1, start_test - 1) if valid else start_test
     moment = np.searchsorted(moments, np.asarray(times, np.float64))
     return {
         "train": np.flatnonzero(moment < start_valid),
