@@ -22,7 +22,7 @@ import numpy as np
 
 import mainstem
 from mainstem import artifact, files
-from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, Table
+from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, State, Table
 from mainstem.errors import MainstemError
 from mainstem.inference import Pipeline, drive, seeds_of
 from mainstem.runtimes import onnx
@@ -46,38 +46,68 @@ class Mismatch(MainstemError):
 
 @dataclass(frozen=True)
 class Replay:
-    """Golden rows. `encoded`: "INPUT/array" → array (or its hashes by row); `calls`: graph and outputs, in order."""
+    """Golden rows: `columns` of held-out ones (None where only their hashes were kept), then `edges`, which were made here.
+
+    `encoded`: "INPUT/array" → array (or its hashes by row); `calls`: graph and outputs, in order.
+    """
 
     columns: Mapping[str, Sequence[Any]] | None
+    edges: Mapping[str, Sequence[Any]]
     hashes: Sequence[str]
     encoded: Mapping[str, Any]
     calls: Sequence[tuple[str, Mapping[str, Array]]]
     predictions: Sequence[Mapping[str, Any]]
     examples: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)  # by graph: inputs to export with; not written
 
-    def rows(self) -> Rows:
-        """The golden rows as a source would give them. Raises MainstemError where only their hashes were kept."""
-        if self.columns is None:
+    def __len__(self) -> int:
+        """The held-out rows."""
+        return len(self.hashes) - len(Rows(self.edges))
+
+    def rows(self, held_out: Rows | None = None) -> Rows:
+        """The golden rows as a source would give them. Raises MainstemError where only their hashes were kept and they are not given."""
+        if held_out is None and self.columns is None:
             raise MainstemError(
                 "this model keeps only the hashes of its replay rows", do="Give the data as well: mainstem verify MODEL DATA."
             )
-        return Rows(self.columns, where="replay")
+        found = self.columns or {} if held_out is None else held_out.columns
+        columns = {name: [*found[name], *cells] for name, cells in self.edges.items()}
+        return Rows(columns, where="replay", base=None if held_out is None else held_out.base)
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
 
 
 def record(pipeline: Pipeline, runner: Runner, rows: Rows) -> Replay:
-    """Run these raw rows through the live model and keep every stage. Rows that do not parse are left out."""
+    """Run these raw rows, and made ones, through the live model and keep every stage. Rows that do not parse are left out."""
     table, _ = pipeline.parse(rows)
     columns = {
         name: [_raw(rows.columns[name][s], v) for s, v in zip(table.source, values, strict=True)] for name, values in table.columns.items()
     }
-    stages = run(pipeline, runner, Rows(columns, where="replay"))
-    if list(stages.table.hashes) != list(table.hashes):
-        row = next(i for i, (a, b) in enumerate(zip(stages.table.hashes, table.hashes, strict=True)) if a != b)
-        raise Mismatch("parse", row, "the row reads differently once it is written as JSON")
-    return Replay(columns, stages.table.hashes, stages.encoded, stages.calls, stages.predictions, stages.examples)
+    edges = made_rows(pipeline)
+    stages = run(pipeline, runner, Rows({name: [*cells, *edges[name]] for name, cells in columns.items()}, where="replay"))
+    for row, (a, b) in enumerate(zip(stages.table.hashes, table.hashes, strict=False)):
+        if a != b:
+            raise Mismatch("parse", row, "the row reads differently once it is written as JSON")
+    return Replay(columns, edges, stages.table.hashes, stages.encoded, stages.calls, stages.predictions, stages.examples)
+
+
+def made_rows(pipeline: Pipeline) -> dict[str, list[Any]]:
+    """Rows of the cells that each column's modality calls its `edges`: what 32 rows of the data may happen not to show.
+
+    A missing value in each spelling, an unseen category, a number with separators, a picture with transparency. A
+    modality without edges has a missing value alone.
+    """
+    cells: dict[str, list[Any]] = {}
+    for each in pipeline.artifact.inputs:
+        for name in each.columns:
+            column = next(c for c in pipeline.artifact.schema.columns if c.name == name)
+            state = State(each.state.json["columns"][name]["state"]) if each.modality == "table" else each.state
+            edges = getattr(column.modality, "edges", None)
+            cells.setdefault(name, edges({**each.processor, **column.settings}, state) if edges else [None])
+    most = max(map(len, cells.values()), default=0)
+    rows = Rows({c.name: [cells[c.name][i % len(cells[c.name])] for i in range(most)] for c in pipeline.artifact.schema.columns})
+    table, _ = pipeline.parse(rows)
+    return {name: list(given) for name, given in rows.take(table.source).columns.items()}
 
 
 def _raw(cell: Any, value: Any) -> Any:
@@ -176,6 +206,7 @@ def write(folder: files.Folder, replay: Replay, mode: str = "full") -> None:
     record = {
         "mode": mode,
         "columns": None if private else pack_columns(replay.columns),
+        "edges": pack_columns(replay.edges),
         "hashes": list(replay.hashes),
         "encoded": {name: _row_hashes(array) for name, array in replay.encoded.items()} if private else sorted(replay.encoded),
         "calls": [{"graph": graph, "outputs": sorted(outputs)} for graph, outputs in replay.calls],
@@ -192,8 +223,8 @@ def read(folder: Path) -> Replay:
         arrays = artifact.read_arrays(folder / "replay/arrays.safetensors")
         encoded = record["encoded"] if isinstance(record["encoded"], dict) else {n: arrays[f"encoded/{n}"] for n in record["encoded"]}
         calls = [(c["graph"], {n: arrays[f"call/{i}/{n}"] for n in c["outputs"]}) for i, c in enumerate(record["calls"])]
-        columns = record["columns"]
-        return Replay(columns and unpack_columns(columns), record["hashes"], encoded, calls, record["predictions"])
+        columns, edges = record["columns"], unpack_columns(record["edges"])
+        return Replay(columns and unpack_columns(columns), edges, record["hashes"], encoded, calls, record["predictions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MainstemError(f"the replay cannot be read ({type(error).__name__}: {error})", where=str(folder)) from None
 
@@ -208,7 +239,7 @@ def _row_hashes(array: Array) -> list[str]:
 def compare(pipeline: Pipeline, runner: Runner, replay: Replay, rows: Rows | None = None, where: str = "") -> dict[str, float]:
     """Do the replay again and return the worst difference by stage. Raises Mismatch at the first stage that differs.
 
-    rows: the golden rows in the order of the replay, where it keeps hashes only.
+    rows: the golden rows in the order of the replay (`Replay.rows`), where it keeps hashes only.
     """
     table, errors = pipeline.parse(rows or replay.rows())
     if errors:
@@ -348,7 +379,7 @@ def seal(folder: Path, golden: Replay, test: Rows | None, expected: Mapping[str,
     golden: the replay with its rows (the folder may keep only their hashes); expected: the live model's metrics on the
     test rows. Raises Mismatch, with the stage, where the folder does not reproduce.
     """
-    request: dict[str, Any] = {"folder": str(folder), "golden": pack_columns(golden.columns), "columns": None}
+    request: dict[str, Any] = {"folder": str(folder), "golden": pack_columns(golden.rows().columns), "columns": None}
     if test is not None:
         request["columns"] = pack_columns(test.columns)
         request["base"] = str(test.base) if test.base else None
@@ -414,7 +445,7 @@ def _check(folder: Path, golden: Rows, columns: Mapping[str, Sequence[Any]] | No
     pipeline, runner = open_folder(folder)
     replay = read(folder)
     worst = compare(pipeline, runner, replay, golden)
-    answer: dict[str, Any] = {"rows": len(replay.hashes), "worst": worst, "metrics": {}, "tested": 0}
+    answer: dict[str, Any] = {"rows": len(replay), "worst": worst, "metrics": {}, "tested": 0}
     if columns is not None:
         rows = Rows(unpack_columns(columns), base=Path(base) if base else None)
         table, _ = pipeline.parse(rows, target=True)
@@ -444,8 +475,8 @@ def verify(path: Path | str, data: Rows | None = None, url: str = "", token: str
     rows = _golden(pipeline, replay, data)
     if url:
         answers = _ask(url, token, rows)
-        return {"rows": len(replay.hashes), "worst": {"served": _compare_predictions(pipeline, answers, replay.predictions, "served", url)}}
-    return {"rows": len(replay.hashes), "worst": compare(pipeline, runner, replay, rows, str(folder))}
+        return {"rows": len(replay), "worst": {"served": _compare_predictions(pipeline, answers, replay.predictions, "served", url)}}
+    return {"rows": len(replay), "worst": compare(pipeline, runner, replay, rows, str(folder))}
 
 
 def _golden(pipeline: Pipeline, replay: Replay, data: Rows | None) -> Rows:
@@ -454,16 +485,17 @@ def _golden(pipeline: Pipeline, replay: Replay, data: Rows | None) -> Rows:
         return replay.rows()
     table, _ = pipeline.parse(data)
     places = {h: source for h, source in zip(table.hashes, table.source, strict=True)}
-    missing = [h for h in replay.hashes if h not in places]
+    wanted = replay.hashes[: len(replay)]
+    missing = [h for h in wanted if h not in places]
     if missing and replay.columns is not None:
         return replay.rows()
     if missing:
         raise MainstemError(
-            f"{len(missing)} of the {len(replay.hashes)} replay rows are not in this data",
+            f"{len(missing)} of the {len(wanted)} replay rows are not in this data",
             where=data.where,
             do="Give the data that the model was trained on.",
         )
-    return data.take([places[h] for h in replay.hashes])
+    return replay.rows(data.take([places[h] for h in wanted]))
 
 
 def _ask(url: str, token: str, rows: Rows) -> list[dict[str, Any]]:

@@ -113,6 +113,10 @@ class Category:
         known = state.json["values"]
         return [known[i - first] if i >= first else None for i in np.asarray(arrays["index"]).tolist()]
 
+    def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
+        """Cells that another reader might take otherwise: missing ones, one unseen in training, a known one between spaces."""
+        return [None, "N/A", "缺失", "unseen in training", *(f" {value} " for value in state.json["values"][:1])]
+
     def render(self, value: str | None, accept: str = "application/json") -> Json:
         """A JSON string, or null."""
         return value

@@ -171,6 +171,12 @@ class Date:
         days = np.asarray(arrays["value"], np.float64)[:, 0] * state.json["scale"][0] + state.json["center"][0]
         return [None if np.isnan(d) else float(d * 86_400) for d in days]
 
+    def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
+        """Cells that another reader might take otherwise: missing ones, and a time in another zone, near the center."""
+        days = int(np.clip(state.json["center"][0], _FIRST / 86_400 + 2, _LAST / 86_400 - 2))
+        moment = _EPOCH + timedelta(days=days, hours=15, minutes=30)
+        return [None, "N/A", moment.astimezone(timezone(timedelta(hours=8))).isoformat()]
+
     def render(self, value: float | None, accept: str = "application/json") -> Json:
         """ISO 8601 in UTC, without the time at midnight; or null."""
         if value is None:

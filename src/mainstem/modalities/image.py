@@ -252,6 +252,12 @@ class ImageModality:
         bytes_ = np.clip(np.rint((pixels * std + mean) * 255), 0, 255).astype(np.uint8)
         return [Picture(_from_array(one)) for one in bytes_]
 
+    def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
+        """Cells that another reader might take otherwise: a missing one, and an oblong picture that fades out."""
+        high, wide = np.mgrid[0:48, 0:64]
+        pixels = np.stack([high * 5, wide * 4, (high * wide) % 251, 255 - wide * 2], axis=2)
+        return [None, _from_array(pixels.astype(np.uint8))]
+
     def render(self, value: Picture | None, accept: str = "application/json") -> Json | tuple[str, bytes]:
         """A data: URL; with `accept` "image/png" the media type and the bytes."""
         if value is None:

@@ -124,6 +124,12 @@ class Number:
         values = np.asarray(arrays["value"], np.float64) * state.json["scale"] + state.json["center"]
         return [None if np.isnan(v) else float(v) for v in values]
 
+    def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
+        """Cells that another reader might take otherwise; the number is the center, so that outputs keep their size."""
+        middle = f"{state.json['center']:.6g}"
+        wide = "".join(chr(0xFEE0 + ord(sign)) for sign in middle)
+        return [None, "N/A", "-", f" {float(middle):,} ", wide]
+
     def render(self, value: float | None, accept: str = "application/json") -> Json:
         """A JSON number, or null."""
         return value

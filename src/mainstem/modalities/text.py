@@ -267,6 +267,10 @@ class Text:
         rows = zip(np.asarray(arrays["ids"]), np.asarray(arrays["mask"]) > 0, strict=True)
         return [str(tokenizer.decode(ids[mask].tolist())) for ids, mask in rows]
 
+    def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
+        """Cells that another reader might take otherwise: missing ones, and a text of many scripts, cases and forms."""
+        return [None, "N/A", "UPPER lower, ＷＩＤＥ and cafe\u0301\tdon't  İstanbul; 中文，测试。 😀 3.50"]
+
     def render(self, value: str | None, accept: str = "application/json") -> Json:
         """A JSON string, or null."""
         return value

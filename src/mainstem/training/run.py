@@ -443,7 +443,7 @@ class _Run:
         }
         fitted.artifact = replace(fitted.artifact, about=about)
         order = np.random.default_rng(self.config.seed).permutation(len(measured))
-        golden = self.data.raw(measured[np.sort(order[: seal.ROWS])])
+        golden = shipping.golden(self.data.raw(measured), table.take(measured), self.config.seed)
         chosen = np.sort(order[: shipping.TESTED])
         tested, whole = measured[chosen], len(predictions) == len(measured)
         expected = point_metrics(self.data.name, [predictions[i] for i in chosen], self._answers(tested), labels) if whole else {}

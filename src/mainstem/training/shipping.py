@@ -9,12 +9,28 @@ from typing import Any
 import numpy as np
 
 from mainstem import artifact, files, seal
-from mainstem.contracts import Arrays, GraphSpec, Rows
+from mainstem.contracts import Arrays, GraphSpec, Rows, Table
 from mainstem.inference import Pipeline
 from mainstem.runtimes import onnx
 from mainstem.training.fitting import Fitted
 
+MISSING = seal.ROWS // 2  # rows of the replay at most that are there because a value is missing
 TESTED = 1000  # test rows at most that the sealing process answers again, drawn at random
+
+
+def golden(rows: Rows, typed: Table, seed: int) -> Rows:
+    """Rows for the replay, drawn at random, but first some with a missing value in each spelling that a column has for it.
+
+    rows: raw held-out rows; typed: the same rows, parsed.
+    """
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    spelled: dict[tuple[str, str], int] = {}
+    for name, values in typed.columns.items():
+        for i in order:
+            if values[i] is None:
+                spelled.setdefault((name, str(rows.columns[name][i])), i)
+    chosen = [*dict.fromkeys(spelled.values())][:MISSING]
+    return rows.take(sorted([*dict.fromkeys([*chosen, *order])][: seal.ROWS]))
 
 
 def ship(
