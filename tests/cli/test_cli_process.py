@@ -37,7 +37,7 @@ def test_help_costs_little_and_imports_nothing_heavy():
 
 
 def test_what_only_tells_imports_no_torch():
-    lines = [["list", "backbones"], ["list", "tasks"], ["doctor"], ["train", "--help"]]
+    lines = [["list", "backbones"], ["list", "tasks"], ["list", "runtimes"], ["doctor"], ["train", "--help"]]
     _, modules = once(f"from mainstem.cli import main; [main(line) for line in {lines!r}]")
     assert [name for name in ("torch", "transformers", "timm", "sklearn", "pandas") if name in modules] == []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from importlib import util
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -22,20 +25,28 @@ def command(kind: Annotated[str, Argument(metavar="KIND", help="tasks, backbones
 
 
 def _summary(kind: str, name: str) -> str:
-    return _first_sentence(registry.load(kind, name))
+    """What a plug-in says of itself; its file is read, not imported: a runtime may need PyTorch."""
+    spec = util.find_spec(f"mainstem.{kind}.{name}")
+    if spec is None or spec.origin is None:
+        return _without_name(registry.load(kind, name).__doc__)
+    return _without_name(ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))))
 
 
-def _first_sentence(module: ModuleType, *, whole: bool = False) -> str:
-    """The first line of a plug-in's docstring; unless `whole`, without the names that it starts with."""
-    line = (module.__doc__ or "").strip().partition("\n")[0]
-    return line.partition("`: ")[2] or line if line.startswith("`") and not whole else line
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def _without_name(docstring: str | None) -> str:
+    """The first line of a docstring, without the names that it may start with."""
+    line = _first_line(docstring)
+    return line.partition("`: ")[2] or line if line.startswith("`") else line
 
 
 def _backbone(name: str) -> list[str]:
     """One line on a family: of its default member, or of the family where it only reads what it is given (`NAME:FOLDER`)."""
     module = registry.load("backbones", name)
-    whole = [name, "", "by model", "by model", "train", _first_sentence(module)]
-    if f"`{name}:" in _first_sentence(module, whole=True):
+    whole = [name, "", "by model", "by model", "train", _without_name(module.__doc__)]
+    if f"`{name}:" in _first_line(module.__doc__):
         return whole
     for what in ("plugin", "predictor"):
         try:
