@@ -54,7 +54,7 @@ def _backbone(name: str) -> list[str]:
         except (AttributeError, MainstemError):
             continue
         parameters = f"{info.parameters:,}" if info.parameters else "by data"
-        return [name, info.modality, parameters, info.licence or "Apache-2.0", _extra(module, info.extra), info.summary]
+        return [name, info.modality, parameters, info.licence or "no weights", _extra(module, info.extra), info.summary]
     return whole
 
 
