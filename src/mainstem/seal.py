@@ -390,6 +390,7 @@ def seal(folder: Path, golden: Replay, test: Rows | None, expected: Mapping[str,
         text=True,
         encoding="utf-8",
         timeout=timeout,
+        start_new_session=True,  # Ctrl-C on the terminal is for the run, which seals what it has
     )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
