@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mainstem.backbones import _own, _table
+from mainstem.backbones import _members, _own, _table
+from mainstem.backbones._mixture import Mixture
 from mainstem.contracts import Feature, Info, Ref
 
 
@@ -47,3 +48,4 @@ class Linear:
 
 
 plugin = Linear()
+predictor = Mixture("linear", (_members.Linear(),), "linear model in closed form")
