@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -22,6 +24,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 import mainstem
 
@@ -62,16 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     title("6. The point: the same model, with another resize filter in the installed preprocessing")
     changed = alter(out / "altered")
-    print(f"{changed}: bilinear now means bicubic. Nothing fails, nothing warns; the answers are another model's.")
+    print(f"{changed}: bilinear now means bicubic. It would still predict, without a word, and not what was measured.")
     refusal = refused(model, out / "altered")
 
     title("Where everything lies")
-    for what, place in (("data", data), ("pictures of tomorrow", new), ("run, log, report", model), ("model", model / "model")):
-        print(f"  {what:<22}{place}")
-    print(f"  {'altered preprocessing':<22}{changed}")
+    places = {"data": data, "pictures of tomorrow": new, "run": model, "model": model / "model", "altered preprocessing": changed}
     if asked.picture:
         draw(refusal, f"mainstem verify {model}", asked.picture)
-        print(f"  {'picture':<22}{asked.picture}")
+        places["picture"] = asked.picture
+    for what, place in places.items():
+        print(f"  {what:<23}{place}")
     return 0
 
 
@@ -164,8 +169,9 @@ def alter(folder: Path) -> Path:
 
 def refused(model: Path, altered: Path) -> str:
     """Verify with the altered copy in place of the installed package; what it says, which must be a refusal."""
+    path = os.pathsep.join(filter(None, [str(altered), os.environ.get("PYTHONPATH")]))
     line = command(["verify", str(model)])
-    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": str(altered)}, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, encoding="utf-8")
     said = done.stderr.strip()
     print(red(said), flush=True)
     if done.returncode != 2 or not all(word in said for word in ("refused", "row", "stage", "encode", "size")):
@@ -180,27 +186,13 @@ def red(text: str) -> str:
 
 
 def draw(text: str, typed: str, path: Path) -> None:
-    """The refusal as a picture of a terminal."""
-    import io
-
-    from rich.console import Console
-    from rich.text import Text
-
+    """The refusal as a picture of a terminal, without the fonts that rich would have it fetch from the network."""
     console = Console(record=True, width=100, file=io.StringIO(), legacy_windows=False)
     console.print(Text(f"$ {typed}", style="bold"))
     console.print(Text(text, style="red"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(svg(console), encoding="utf-8")
-
-
-def svg(console: object) -> str:
-    """rich's picture of a terminal without the fonts that it would fetch from the network."""
-    import re
-
-    from rich.console import Console
-
-    assert isinstance(console, Console)
-    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="mainstem"), flags=re.DOTALL)
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="mainstem"), flags=re.DOTALL)
+    path.write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":
