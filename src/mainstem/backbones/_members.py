@@ -351,7 +351,9 @@ class RandomForest:
         nodes, constants = _trees(fitted, name, fitted["value"].shape[1])
         if kind == "value":
             return [*nodes, helper.make_node("Identity", [f"{name}.sum"], [name])], constants
-        constants += [numpy_helper.from_array(np.array([v]), f"{name}.{k}") for k, v in (("floor", self.floor), ("top", 1.0 + self.floor))]
+        constants.append(numpy_helper.from_array(np.array([self.floor]), f"{name}.floor"))
+        if kind == "margin":
+            constants.append(numpy_helper.from_array(np.array([1.0 + self.floor]), f"{name}.top"))
         yes = [
             helper.make_node("Add", [f"{name}.sum", f"{name}.floor"], [f"{name}.yes"]),
             helper.make_node("Log", [f"{name}.yes"], [f"{name}.log_yes" if kind == "margin" else name]),
