@@ -360,6 +360,8 @@ def test_ngram_is_the_weighted_sum_on_torch_and_on_its_graph(tmp_path):
         mean = ngram.plugin.forward(module, arrays)["mean"].numpy()
         expected = torch.einsum("bt,btd->bd", arrays["weights"], module.table[arrays["ids"]]).numpy()
     assert np.abs(mean - expected).max() < 1e-6
+    ngram.plugin.forward(module, arrays)["mean"].sum().backward()
+    assert module.table.grad.is_sparse  # a step touches the rows of the batch alone
     as_numpy = {name: tensor.numpy() for name, tensor in arrays.items()}
     graph = exported(ngram.plugin, module, ngram.plugin.describe(ref), {name: a[:2, :3] for name, a in as_numpy.items()})
     assert np.abs(graph(as_numpy)["mean"] - mean).max() < 1e-6

@@ -41,7 +41,6 @@ class Bert:
         from mainstem.nn import encoder
 
         module = encoder.build(_config(ref))
-        module.normalise = False
         return module
 
     def forward(self, module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,14 +71,14 @@ class Hf:
             ) from error
         except OSError as error:
             raise MainstemError(f"the weights cannot be read: {' '.join(str(error).split())[:200]}", where=str(folder.path)) from error
-        module.normalise = folder.normalise
+        encoder.set_normalise(module, folder.normalise)
         return module
 
     def forward(self, module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """ids, mask [row, tokens] → mean, cls [row, width], sequence [row, tokens, width]."""
         from mainstem.nn import encoder
 
-        return encoder.encode(module, arrays["ids"], arrays["mask"], normalise=module.normalise)
+        return encoder.encode(module, arrays["ids"], arrays["mask"])
 
     def save(self, module: Any, ref: Ref) -> dict[str, bytes | Path]:
         """The folder's files as links; weights that were trained as a new model.safetensors with the family's names."""

@@ -8,7 +8,10 @@ from torch.nn import functional
 
 
 class Bag(nn.Module):
-    """An embedding table [buckets, dim], summed by weight (fastText, Joulin et al. 2017, arXiv:1607.01759)."""
+    """An embedding table [buckets, dim], summed by weight (fastText, Joulin et al. 2017, arXiv:1607.01759).
+
+    Its gradient is sparse: a step touches only the rows that occur in the batch.
+    """
 
     def __init__(self, buckets: int, dim: int, dropout: float, std: float) -> None:
         super().__init__()
@@ -21,4 +24,4 @@ class Bag(nn.Module):
         weights_BT = functional.dropout(weights_BT, self.dropout, self.training)
         if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
             return (weights_BT.unsqueeze(1) @ self.table[ids_BT]).squeeze(1)
-        return functional.embedding_bag(ids_BT, self.table, mode="sum", per_sample_weights=weights_BT)
+        return functional.embedding_bag(ids_BT, self.table, mode="sum", per_sample_weights=weights_BT, sparse=True)

@@ -46,11 +46,16 @@ def load(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def encode(module: nn.Module, ids_BT: Tensor, mask_BT: Tensor, *, normalise: bool) -> dict[str, Tensor]:
-    """mean and cls [B, D], sequence [B, T, D] of the last layer; `normalise` scales mean and cls to length 1."""
+def set_normalise(module: nn.Module, normalise: bool) -> None:
+    """Note on the family's module whether `encode` scales its mean and cls to length 1; no weight and no name changes."""
+    module.__dict__["normalise"] = normalise
+
+
+def encode(module: nn.Module, ids_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
+    """mean and cls [B, D], sequence [B, T, D] of the last layer."""
     sequence_BTD = module(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
     mean, cls = pooling.mean(sequence_BTD, mask_BT), sequence_BTD[:, 0]
-    if normalise:
+    if getattr(module, "normalise", False):
         mean, cls = functional.normalize(mean, dim=-1), functional.normalize(cls, dim=-1)
     return {"mean": mean, "cls": cls, "sequence": sequence_BTD}
 
