@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from mainstem import files
+from mainstem import files, registry
 from mainstem.contracts import Array, Arrays, GraphSpec, Json, Port, State
 from mainstem.errors import MainstemError
 from mainstem.schema import Column, Schema
@@ -131,7 +131,13 @@ def pack_state(folder: files.Folder, state: State, prefix: str, place: str, arra
 def _pack_input(folder: files.Folder, each: Input, arrays: dict[str, Array]) -> Json:
     packed = {key: getattr(each, key) for key in ("name", "modality", "columns", "processor", "backbone", "settings", "adapt")}
     state = pack_state(folder, each.state, f"inputs/{each.name}", f"backbones/{each.name}", arrays)
-    return {**packed, "state": state, "encode_id": each.encode_id}
+    return {**packed, "backbone": _portable(each.backbone), "state": state, "encode_id": each.encode_id}
+
+
+def _portable(reference: str) -> str:
+    """A backbone's reference without where its folder lies on this machine: its weights are in the model."""
+    ref = registry.resolve(reference) if reference else None
+    return f"{ref.family}:{ref.folder.name}" if ref and ref.folder else reference
 
 
 def _pack_graph(spec: GraphSpec) -> Json:

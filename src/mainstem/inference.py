@@ -26,12 +26,13 @@ def encoder(modality: str) -> Any:
 
 
 def fit_input(each: Input, schema: Schema, table: Table) -> Input:
-    """The input with its processor fitted on these rows, and on these alone."""
+    """The input with its processor fitted on these rows, and on these alone. Settings that only `fit` reads stay behind."""
     if each.modality == "table":
         state = encoder("table").fit(_columns(each, schema), table.columns, each.processor)
     else:
         state = encoder(each.modality).fit(each.processor, table.columns[each.columns[0]])
-    return replace(each, state=state)
+    spent = getattr(encoder(each.modality), "fit_only", ())
+    return replace(each, processor={name: value for name, value in each.processor.items() if name not in spent}, state=state)
 
 
 def _columns(each: Input, schema: Schema) -> list[Column]:

@@ -226,6 +226,8 @@ class Text:
     {"vocab_size"}, "tokenizer" (its name in State.files), "max_length", "prefix", "pad".
     """
 
+    fit_only = ("file", "train")  # a model holds the tokenizer, not where it came from
+
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> str | None:
         """A cell → str. Raises MainstemError for what is neither text nor a number, and for half surrogate pairs."""
         if schema.is_missing(raw):
