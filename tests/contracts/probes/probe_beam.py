@@ -10,9 +10,8 @@ TOKENS = {"form": "tokens", "train": {"vocab_size": VOCABULARY}, "max_length": 6
 
 
 class Translation(Task):
-    inputs, target = {"source": "text"}, "text"
+    inputs, target, options = {"source": "text"}, "text", {"beams": 3, "longest": 16}
     backbones, processors = {"source": ""}, {"source": TOKENS, "target": TOKENS}
-    options = {"beams": 3, "longest": 16}
 
     def networks(self, features, target, settings):
         from probe_beam_networks import Decoder, Encoder

@@ -8,8 +8,7 @@ MOST = 2
 
 
 class Boxes(Task):
-    target = "probe_rectangles"
-    tolerance = 0.01
+    target, tolerance = "probe_rectangles", 0.01
 
     def head(self, features, target):
         from torch.nn import Linear, Module

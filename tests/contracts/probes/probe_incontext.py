@@ -7,8 +7,7 @@ from mainstem.contracts import Call, GraphSpec, Port, Prediction, State, Task
 
 class InContext(Task):
     target, metrics, compared_by = "category", ("accuracy",), ("accuracy", 1)
-    backbones = {"table": ""}
-    tolerance = 1e-3
+    backbones, tolerance = {"table": ""}, 1e-3
 
     def networks(self, features, target, settings):
         from torch.nn import Module

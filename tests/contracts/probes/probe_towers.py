@@ -6,9 +6,7 @@ from mainstem.contracts import Prediction, Task
 
 
 class Towers(Task):
-    inputs = {"caption": "text", "picture": "image"}
-    batch_coupled = True
-    tolerance = 1e-3
+    inputs, batch_coupled, tolerance = {"caption": "text", "picture": "image"}, True, 1e-3
 
     def head(self, features, target):
         from torch.nn import Linear, Module, ModuleDict
