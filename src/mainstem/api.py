@@ -136,6 +136,18 @@ def train(
     return Run(result.folder, result.report, result.chosen, result.interrupted)
 
 
+def export(run: Path | str, out: Path | str, data: Any = None, *, say: Say = lambda text: None) -> Model:
+    """Seal at `out` what an unfinished run has: its best finished candidate, or its newest checkpoint as it stands.
+
+    data: the DataFrame that the run was started with, where it was one. Raises MainstemError where there is nothing to seal.
+    """
+    from mainstem.training import run as training
+
+    if Path(out).exists():
+        raise MainstemError("this exists already", where=str(out), do="Choose another place with -o.")
+    return Model(training.export(Path(run), Path(out), data, say=say).model)
+
+
 # Settings that have a flag, and where they lie in the config.
 SHORT = {
     "task": "task",

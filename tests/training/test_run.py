@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import mainstem as ms
-from mainstem import artifact
+from mainstem import api, artifact
 from mainstem.training.run import Stop
 
 
@@ -149,12 +149,18 @@ def test_a_run_resumes_where_another_config_is_refused(tmp_path):
     whole = ms.train(table, "buys", out=tmp_path / "whole", backbones=["mlp", "linear"], epochs=2, config=config)
     with pytest.raises(Crash):
         ms.train(table, "buys", out=tmp_path / "run", backbones=["mlp", "linear"], epochs=2, config=config, report=report)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
+    exported = api.export(tmp_path / "run", tmp_path / "exported", table)
+    assert exported.verify()["rows"] == 32
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json")}
     with pytest.raises(ms.MainstemError, match="config differs"):
         ms.train(table, "buys", out=tmp_path / "run", backbones=["mlp", "linear"], epochs=4, config=config, resume=True)
     with pytest.raises(ms.MainstemError, match="data differs"):
         ms.train(made_table(seed=9), "buys", out=tmp_path / "run", backbones=["mlp", "linear"], epochs=2, config=config, resume=True)
     run = ms.train(table, "buys", out=tmp_path / "run", backbones=["mlp", "linear"], epochs=2, config=config, resume=True)
     assert weights(run) == weights(whole)
+    with pytest.raises(ms.MainstemError, match="finished"):
+        api.export(tmp_path / "run", tmp_path / "other", table)
 
 
 def test_a_private_replay_keeps_no_rows_and_verifies_against_the_data(tmp_path):

@@ -16,6 +16,7 @@ VERBS = {
     "predict": "predictions for a file, a folder or standard input",
     "verify": "hold a model against its replay, here or at a live server",
     "serve": "answer predictions over HTTP",
+    "export": "seal what an unfinished run has, as a model",
     "inspect": "what data, a model or a run is, and what looks wrong",
     "example": "write a small data set and the command that uses it",
     "list": "tasks, backbones, modalities, runtimes",

@@ -91,7 +91,7 @@ def run(data: str, target: Sequence[str], settings: Mapping[str, Any], out: str,
     from mainstem.training.run import Stop
 
     stop = Stop()
-    reporter = _Reporter(settings)
+    reporter = _Reporter()
     with _interruptible(stop), reporter:
         made = api.train(
             data or None,
@@ -191,8 +191,7 @@ def _interruptible(stop: Any) -> Iterator[None]:
 class _Reporter:
     """What a run tells: notes between the bars, one bar for each fit."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.log_every = settings.get("training.log_every") or (100 if settings.get("optimizer") == "gd" else None)
+    def __init__(self) -> None:
         self.name = ""
         self.bar: Any = None
 
@@ -217,13 +216,15 @@ class _Reporter:
             self.bar.step(figures["features"], float("nan"), figures["rows"])
         else:
             part = figures.get("part")
-            self._switch(f"{figures.get('candidate', '')} {part if part == 'refit' else f'fold {part}'}")
+            lines = figures.get("log_every") if part == "refit" else None
+            self._switch(f"{figures.get('candidate', '')} {part if part == 'refit' else f'fold {part}'}", figures.get("total"), lines)
             if figures.get("ended"):
-                self.bar.epoch(figures["epoch"], {"loss": figures["loss"], "valid": figures.get("valid")})
+                name = "loss (½·MSE in standardised units)" if figures.get("of") == "mse" else "loss"
+                self.bar.epoch(figures["epoch"], {name: figures["loss"], "valid": figures.get("valid")})
             else:
                 self.bar.step(figures["step"], figures.get("loss", float("nan")), figures["rows"])
 
-    def _switch(self, name: str, total: int | None = None) -> None:
+    def _switch(self, name: str, total: int | None = None, log_every: int | None = None) -> None:
         if name == self.name:
             return
         if self.bar is not None:
@@ -232,7 +233,7 @@ class _Reporter:
         if name:
             from mainstem.training.progress import Progress
 
-            self.bar = Progress(name, total, log_every=self.log_every).__enter__()
+            self.bar = Progress(name, total, log_every=log_every).__enter__()
 
 
 # --- when it is done --------------------------------------------------------------------------------------------------

@@ -82,14 +82,18 @@ def fit(
     valid: Table | None,
     *,
     folder: Path | None = None,
+    final: bool = False,
     report: Report = lambda figures: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """Fit `candidate` on the rows of `train`; `valid` steers early stopping alone. Raises MainstemError as its parts do."""
+    """Fit `candidate` on the rows of `train`; `valid` steers early stopping alone. Raises MainstemError as its parts do.
+
+    folder, final: where networks leave checkpoints, and whether they leave one of the end (training/loop.py).
+    """
     inputs = tuple(_fitted_input(each, candidate, problem, train) for each in candidate.inputs)
     if predictor := candidate.inputs and predictor_of(candidate.inputs[0], candidate.training):
         return _fit_predictor(predictor, candidate, problem, inputs, train)
-    return _fit_networks(candidate, problem, inputs, train, valid, folder, report, stopped)
+    return _fit_networks(candidate, problem, inputs, train, valid, folder, final, report, stopped)
 
 
 def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Problem, train: Table) -> Input:
@@ -169,6 +173,7 @@ def _fit_networks(
     train: Table,
     valid: Table | None,
     folder: Path | None,
+    final: bool,
     report: Report,
     stopped: Callable[[], bool],
 ) -> Fitted:
@@ -208,6 +213,7 @@ def _fit_networks(
         candidate.training,
         seed=problem.seed,
         folder=folder,
+        final=final,
         report=report,
         stopped=stopped,
     )

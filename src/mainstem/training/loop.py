@@ -52,16 +52,22 @@ def fit(
     *,
     seed: int,
     folder: Path | None = None,
+    final: bool = False,
     report: Report = lambda figures: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train `networks` in place and return what was done.
 
     With `valid`, the weights after the epoch of its least loss are kept. `folder`: where checkpoints go; None writes none.
+    `final`: leave one of the finished weights, from which the same call comes back at once.
     `stopped` is asked after every step (Ctrl-C, a time limit): the run then ends with the best weights so far.
     Raises NonFinite (MainstemError) at the first step that is not finite; the weights are then those before it.
     """
-    return _Fit(task, networks, train, valid, settings, seed, folder, report, stopped).run()
+    made = _Fit(task, networks, train, valid, settings, seed, folder, report, stopped)
+    history = made.run()
+    if final and history.reason != "stopped":
+        made.checkpoint()
+    return history
 
 
 class _Fit:
@@ -86,8 +92,9 @@ class _Fit:
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
         self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
-        self.total = settings.steps or (settings.epochs or 1) * self.per_epoch
-        self.schedule = Schedule(settings, self.per_epoch, self.total)
+        total = settings.steps or (settings.epochs or 1) * self.per_epoch
+        self.telling = {"total": total, "log_every": settings.log_every, "of": task.settings.get("loss", "")}
+        self.schedule = Schedule(settings, self.per_epoch, total)
         self.stops = Stops(settings)
         self.history = History()
         self.epoch = self.position = 0  # epochs done, batches done within the next
@@ -122,7 +129,7 @@ class _Fit:
                 self._epoch_end()
             elif self.history.reason:
                 return
-            self._checkpoint()
+            self._maybe_checkpoint()
 
     def _find_rate(self) -> None:
         """The learning rate by a range test; the default one where the test finds none."""
@@ -153,7 +160,7 @@ class _Fit:
         self.sums[0] += figures.get("loss", 0.0)
         self.sums[1] += 1
         self.report(
-            {"step": self.history.steps, "epoch": self.epoch, "rows": len(indices), "lr": self.lr * factor, "total": self.total, **figures}
+            {"step": self.history.steps, "epoch": self.epoch, "rows": len(indices), "lr": self.lr * factor, **self.telling, **figures}
         )
 
     def _epoch_end(self) -> None:
@@ -170,7 +177,8 @@ class _Fit:
             self.best = _copy(self.networks)
         self.history.best_epoch = self.epoch if watched is None else self.stops.best_epoch
         self.schedule.epoch_end(loss if watched is None else watched)
-        self.report({"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched, "ended": True})
+        ended = {"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched}
+        self.report({**ended, "ended": True, **self.telling})
 
     @torch.no_grad()
     def _validate(self) -> float | None:
@@ -194,8 +202,13 @@ class _Fit:
 
     # checkpoints
 
-    def _checkpoint(self) -> None:
-        if self.folder is None or self.history.reason or time.monotonic() - self.saved < self.settings.checkpoint_every:
+    def _maybe_checkpoint(self) -> None:
+        if self.folder is not None and not self.history.reason and time.monotonic() - self.saved >= self.settings.checkpoint_every:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write the state as it stands."""
+        if self.folder is None:
             return
         self._check()
         state, arrays = randomness.capture()

@@ -97,12 +97,44 @@ def train(
     return _Run(config, source, folder, resume, say, report, stop or Stop()).run()
 
 
+def export(folder: Path, model: Path, source: Any = None, *, say: Say = lambda text: None) -> Result:
+    """Seal at `model` what an unfinished run in `folder` has: the best finished candidate, or its newest checkpoint as it stands.
+
+    The run itself stays as it is and can be resumed. Raises MainstemError where there is nothing to seal.
+    """
+    if (folder / "model" / files.MANIFEST).is_file():
+        raise MainstemError(
+            "this run is finished and its model is sealed", where=str(folder), do=f"Copy {folder / 'model'}: it is relocatable."
+        )
+    try:
+        config = configs.build(json.loads((folder / "asked.json").read_bytes())["config"], str(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MainstemError("this is no run folder", where=str(folder), do="Give the folder of a run, such as runs/reviews.") from None
+    try:
+        return _Run(config, source, folder, True, say, lambda figures: None, Stop(interrupted=True), model).run()
+    except KeyboardInterrupt:
+        raise MainstemError(
+            "this run has no finished fit and no checkpoint yet", where=str(folder), do="Go on with it by --resume."
+        ) from None
+
+
 class _Run:
     """One run: its settings, its folder and what was found so far."""
 
-    def __init__(self, config: Config, source: Any, folder: Path, resume: bool, say: Say, report: fitting.Report, stop: Stop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: Any,
+        folder: Path,
+        resume: bool,
+        say: Say,
+        report: fitting.Report,
+        stop: Stop,
+        model: Path | None = None,
+    ) -> None:
         self.config, self.source, self.folder, self.resuming = config, source, folder, resume
         self.say, self.told, self.stop = say, report, stop
+        self.exporting, self.model = model is not None, model or folder / "model"
         self.log = Log(folder / "log.jsonl")
         self.started = time.monotonic()
         self.writer: Any = None
@@ -184,8 +216,9 @@ class _Run:
                 )
         else:
             files.write_json(place, asked)
-        files.write_json(self.folder / "split.json", splits.record(self.data.parts, self.data.table.hashes))
-        self._write_config()
+        if not self.exporting:
+            files.write_json(self.folder / "split.json", splits.record(self.data.parts, self.data.table.hashes))
+            self._write_config()
 
     def _write_config(self) -> None:
         kinds = tuple(configs.ColumnSettings(name=c.name, kind=c.kind, settings=dict(c.settings)) for c in self.data.schema.columns)
@@ -269,11 +302,8 @@ class _Run:
         return replace(score, metrics={**self._metrics(score), "loss": float(np.mean(losses)) if losses else None})
 
     def _fold(self, number: int, candidate: Candidate, fold: int, train: Array, valid: Array) -> dict[str, Any]:
-        place = self.folder / "candidates" / f"{number + 1:02d}-{_slug(candidate.name)}" / f"part-{fold + 1}"
-        training = place.with_name(f"{place.name}-training")
+        place, training = self._place(candidate, fold), self._place(candidate, fold, "-training")
         if kept := _finished(place):
-            files.remove(training)
-            self.cuts.update(kept["cuts"])
             return kept
         table = self.data.table
         key, started = f"{candidate.name}/{fold}", time.monotonic()
@@ -283,6 +313,7 @@ class _Run:
             table.take(train),
             table.take(valid),
             folder=training,
+            final=fold == 0,
             report=lambda figures: self.report({"candidate": candidate.name, "part": fold + 1, **figures}),
             stopped=self.stop,
         )
@@ -295,15 +326,12 @@ class _Run:
         predictions, outputs = fitting.answers(fitted, table.take(valid))
         if outputs:  # what a task calibrates on is decoded once all parts are there
             predictions = []
-        result = {"epochs": fitted.epochs, "loss": fitted.loss, "cuts": {key: fitted.steps} if cut else {}}
-        arrays = {"rows": valid, **{f"outputs/{name}": array for name, array in outputs.items()}}
-        with files.folder(place, {"format": 1}) as made:
-            rendered = [seal.rendered(Pipeline(fitted.artifact), p) for p in predictions]
-            state = artifacts.pack_state(made, fitted.artifact.state, "state", "state", arrays)
-            made.add_json("result.json", {**result, "predictions": rendered, "outputs": sorted(outputs), "state": state})
-            made.add("outputs.safetensors", artifacts.pack_arrays(arrays))
-        files.remove(training)
-        return {**result, "rows": valid, "outputs": outputs, "predictions": predictions, "state": fitted.artifact.state, "cut": cut}
+        if not cut:
+            _keep(place, fitted, predictions, outputs, valid)
+            if fold:  # what the first part learned is what an interrupted run falls back on
+                files.remove(training)
+        found = {"epochs": fitted.epochs, "loss": fitted.loss, "state": fitted.artifact.state}
+        return {**found, "rows": valid, "outputs": outputs, "predictions": predictions, "cut": cut}
 
     def _check_learned(self, fitted: Fitted) -> None:
         """Raise where a run was cut before the first step: there is nothing to seal."""
@@ -390,6 +418,8 @@ class _Run:
         if fitted.reason == "stopped":
             self.cuts["refit"] = 0 if kept else fitted.steps
             return kept.fitted if kept else fitted
+        if fitted.networks is not None:
+            self.say(f"{best.name} is refitted on {len(known):,} rows; ended: {fitted.reason}")
         return fitted
 
     def _no_time(self, best: Candidate, kept: Kept | None, known: Array) -> bool:
@@ -397,19 +427,31 @@ class _Run:
         if fitting.predictor_of(best.inputs[0], best.training) is not None:
             return False
         if self.stop.interrupted:
-            return True
+            return not (self.folder / "candidates" / "refit-training" / "checkpoints").is_dir()
         if self.stop.deadline is None or kept is None:
             return False
         expected = kept.seconds * len(known) / max(1, len(self._folds()[0][0]))
         return time.monotonic() + expected > self.stop.deadline
 
     def _first_part(self, best: Candidate) -> Fitted:
-        """The candidate fitted on its first part again, as the run did whose cuts are repeated. Interrupted, there is nothing to seal."""
-        if self.stop.interrupted:
-            raise KeyboardInterrupt
+        """The candidate as its first part fitted it, from its last checkpoint, or fitted again where cuts are repeated."""
         train, valid = self._folds()[0]
         table = self.data.table
-        return fitting.fit(self._limited(best, f"{best.name}/0"), self.problem, table.take(train), table.take(valid))
+        fitted = fitting.fit(
+            self._limited(best, f"{best.name}/0"),
+            self.problem,
+            table.take(train),
+            table.take(valid),
+            folder=self._place(best, 0, "-training"),
+            stopped=lambda: self.stop.interrupted,
+        )
+        self._check_learned(fitted)
+        return fitted
+
+    def _place(self, candidate: Candidate, part: int, more: str = "") -> Path:
+        """Where a part of the comparison is kept."""
+        number = self.candidates.index(candidate) + 1
+        return self.folder / "candidates" / f"{number:02d}-{_slug(candidate.name)}" / f"part-{part + 1}{more}"
 
     def _calibrated(self, fitted: Fitted, score: Score) -> Fitted:
         state = self._calibrate(score, fitted.artifact.state)
@@ -447,15 +489,15 @@ class _Run:
         chosen = np.sort(order[: shipping.TESTED])
         tested, whole = measured[chosen], len(predictions) == len(measured)
         expected = point_metrics(self.data.name, [predictions[i] for i in chosen], self._answers(tested), labels) if whole else {}
-        model = self.folder / "model"
-        sealed = shipping.ship(model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
-        self._write_config()
-        files.write_json(self.folder / "report.json", {**about, "evaluation": report, "seal": sealed})
-        if (self.folder / "candidates").is_dir():
-            files.remove(self.folder / "candidates" / "refit-training")
-        for note in line.explain(self.folder, self.data, fitted, known):
-            self.say(note)
-        return Result(self.folder, model, report, sentence, self.stop.interrupted, list(self.data.notes))
+        sealed = shipping.ship(self.model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
+        if not self.exporting:
+            self._write_config()
+            files.write_json(self.folder / "report.json", {**about, "evaluation": report, "seal": sealed})
+            for leftover in (self.folder / "candidates").glob("**/*-training"):
+                files.remove(leftover)
+            for note in line.explain(self.folder, self.data, fitted, known):
+                self.say(note)
+        return Result(self.folder, self.model, report, sentence, self.stop.interrupted, list(self.data.notes))
 
 
 def _asked(place: Path) -> dict[str, Any]:
@@ -465,6 +507,17 @@ def _asked(place: Path) -> dict[str, Any]:
         return {"data": str(before["data"]), "config": dict(before["config"])}
     except (OSError, ValueError, TypeError, KeyError):
         raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
+
+
+def _keep(place: Path, fitted: Fitted, predictions: Sequence[Any], outputs: Mapping[str, Array], rows: Array) -> None:
+    """Write what a finished fit answers on its held-out rows, for the comparison and for a resumed run."""
+    arrays = {"rows": rows, **{f"outputs/{name}": array for name, array in outputs.items()}}
+    with files.folder(place, {"format": 1}) as made:
+        state = artifacts.pack_state(made, fitted.artifact.state, "state", "state", arrays)
+        rendered = [seal.rendered(Pipeline(fitted.artifact), p) for p in predictions]
+        result = {"epochs": fitted.epochs, "loss": fitted.loss, "predictions": rendered, "outputs": sorted(outputs), "state": state}
+        made.add_json("result.json", result)
+        made.add("outputs.safetensors", artifacts.pack_arrays(arrays))
 
 
 def _finished(place: Path) -> dict[str, Any] | None:
