@@ -336,7 +336,11 @@ class Predictor(Protocol):
     def fit(
         self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int
     ) -> State:
-        """Arrays of the table input (see modalities/table.py), the encoded target, `kinds` {"task": …, "outputs": n} → fitted state."""
+        """Arrays of the table input (see modalities/table.py), the encoded target, `kinds` → fitted state.
+
+        kinds: "task", "outputs" (how many), "categories" (ids of each category column), and "groups" (int64 [n]) where rows
+        of one group must stay together in whatever the predictor compares inside.
+        """
         ...
 
     def run(self, state: State, arrays: Arrays) -> Arrays:

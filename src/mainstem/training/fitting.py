@@ -31,6 +31,7 @@ class Problem:
     target: State
     seed: int
     class_weight: str = ""
+    groups: Array | None = None  # by row of the whole table, where rows of one group stay together
 
 
 @dataclass
@@ -138,6 +139,8 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
         "outputs": len(problem.target.json.get("labels", [0])),
         "categories": [len(c["values"]) + 2 for c in table.state.json.get("categories", [])],
     }
+    if problem.groups is not None:
+        kinds["groups"] = np.unique(problem.groups[np.asarray(train.source)], return_inverse=True)[1]
     state = predictor.fit(
         batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), candidate.inputs[0].settings, problem.seed
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,17 @@ from mainstem.contracts import Array, Prediction, Rows
 from mainstem.inference import Pipeline
 from mainstem.training.fitting import Fitted
 from mainstem.training.preparing import Prepared
+
+# Fonts with Chinese, Japanese and Korean characters, where one is installed.
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+)
 
 
 def explain(folder: Path, data: Prepared, fitted: Fitted, known: Array) -> list[str]:
@@ -55,12 +67,20 @@ def _predict(fitted: Fitted, points: Sequence[dict[str, float]]) -> list[float]:
 def _picture(name: str, target: str, x: Array, y: Array, slope: float, intercept: float) -> bytes:
     """Points and line as PNG; nothing where Matplotlib is not installed."""
     try:
+        from matplotlib import font_manager, rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return b""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    with warnings.catch_warnings(), rc_context({"font.family": ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]}):
+        warnings.simplefilter("ignore", UserWarning)  # characters that no installed font has are drawn as boxes
+        return _drawn(Figure, FigureCanvasAgg, name, target, x, y, slope, intercept)
+
+
+def _drawn(Figure: Any, Canvas: Any, name: str, target: str, x: Array, y: Array, slope: float, intercept: float) -> bytes:
     figure = Figure(figsize=(6.4, 4.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    Canvas(figure)
     axes: Any = figure.add_subplot()
     axes.scatter(x, y, s=16, color="#4c78a8", alpha=0.75, linewidths=0, label="data")
     ends = np.array([np.nanmin(x), np.nanmax(x)])

@@ -162,6 +162,7 @@ class _Run:
             fitting.fit_target(self.data.task, self.data.schema.targets, self._answers(known)),
             self.config.seed,
             self.config.data.class_weight,
+            self.data.groups,
         )
         self.say(self._describe())
         scores = self._compare()
@@ -404,7 +405,9 @@ class _Run:
             self.cuts["refit"] = 0
             return kept.fitted if kept else self._first_part(best)
         place = self.folder / "candidates" / "refit-training"
-        training = best.training.model_copy(update={"patience": None, "epochs": max(1, score.epochs)}) if best.training.patience else best.training
+        training = (
+            best.training.model_copy(update={"patience": None, "epochs": max(1, score.epochs)}) if best.training.patience else best.training
+        )
         candidate = best.model_copy(update={"training": training})
         fitted = fitting.fit(
             self._limited(candidate, "refit"),
