@@ -16,16 +16,8 @@ from mainstem.inference import Pipeline
 from mainstem.training.fitting import Fitted
 from mainstem.training.preparing import Prepared
 
-# Fonts with Chinese, Japanese and Korean characters, where one is installed.
-CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "PingFang SC",
-)
+# Parts of the file names of fonts with Chinese, Japanese and Korean characters.
+CJK_FONTS = ("notosanscjk", "sourcehansans", "wqy-microhei", "wqy-zenhei", "droidsansfallback", "msyh", "simhei", "pingfang")
 
 
 def explain(folder: Path, data: Prepared, fitted: Fitted, known: Array) -> list[str]:
@@ -72,10 +64,19 @@ def _picture(name: str, target: str, x: Array, y: Array, slope: float, intercept
         from matplotlib.figure import Figure
     except ImportError:
         return b""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    with warnings.catch_warnings(), rc_context({"font.family": ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]}):
+    with warnings.catch_warnings(), rc_context({"font.family": ["DejaVu Sans", *_cjk_fonts(font_manager)]}):
         warnings.simplefilter("ignore", UserWarning)  # characters that no installed font has are drawn as boxes
         return _drawn(Figure, FigureCanvasAgg, name, target, x, y, slope, intercept)
+
+
+def _cjk_fonts(manager: Any) -> list[str]:
+    """Families with Chinese characters that this machine has; looked for on the disk, since Matplotlib's own list may be old."""
+    names = []
+    for path in sorted(manager.findSystemFonts()):
+        if any(part in Path(path).name.lower().replace("_", "") for part in CJK_FONTS):
+            manager.fontManager.addfont(path)
+            names.append(manager.FontProperties(fname=path).get_name())
+    return names
 
 
 def _drawn(Figure: Any, Canvas: Any, name: str, target: str, x: Array, y: Array, slope: float, intercept: float) -> bytes:
