@@ -5,12 +5,14 @@ Unknown keys are errors with a suggestion. A resolved config (what `config.yaml`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from mainstem import files
 from mainstem.errors import MainstemError, suggest
@@ -19,7 +21,7 @@ from mainstem.errors import MainstemError, suggest
 class Settings(BaseModel):
     """Base of every component's settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ColumnSettings(Settings):
@@ -122,6 +124,19 @@ class Training(Settings):
     """print the loss every so many epochs"""
     checkpoint_every: float = Field(60.0, ge=0)
     """seconds between checkpoints; 0: after every step"""
+
+    @field_validator("lr", "batch_size", mode="before")
+    @classmethod
+    def _positive(cls, value: Any, info: ValidationInfo) -> Any:
+        """One sentence for the whole of "a number or a word", where pydantic has one for each half."""
+        word = {"lr": "auto", "batch_size": "full"}[str(info.field_name)]
+        try:
+            good = value is None or value == word or 0 < float(value) < math.inf
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise PydanticCustomError("positive", f"a number above 0 or '{word}' is expected")  # type: ignore[arg-type]
+        return value
 
 
 class Candidate(Settings):
@@ -242,7 +257,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
         child = tree.setdefault(key, {})
         if not isinstance(child, dict):
             raise MainstemError(f"'{path}' leads through '{key}', which is no group of fields")
-        tree[key] = tree = dict(child)  # noqa: PLW2901
+        tree[key] = tree = dict(child)
     tree[last] = value
 
 

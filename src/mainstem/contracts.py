@@ -331,7 +331,9 @@ class Backbone(Protocol):
 class Predictor(Protocol):
     """Answers directly and is fitted without gradients. Takes the `table` input; no torch."""
 
-    def describe(self, ref: Ref) -> Info: ...
+    def describe(self, ref: Ref) -> Info:
+        """What it is, without fitting it."""
+        ...
 
     def fit(
         self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int
@@ -355,7 +357,9 @@ class Predictor(Protocol):
 class Runner(Protocol):
     """Runs graph calls: on PyTorch while training, on ONNX Runtime in a shipped model, through the scheduler in a server."""
 
-    def __call__(self, call: Call) -> dict[str, Array | Kept]: ...
+    def __call__(self, call: Call) -> dict[str, Array | Kept]:
+        """The outputs that the call wants by name, and what it keeps as a Kept."""
+        ...
 
 
 class Metric(Protocol):

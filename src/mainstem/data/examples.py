@@ -123,7 +123,7 @@ def _reviews(path: Path) -> None:
 def _digits(path: Path) -> None:
     """FOLDER/0 … FOLDER/9, grey pictures of 8 × 8 pixels."""
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingExtra("the example 'digits'", "tables", "scikit-learn") from error
     from PIL import Image

@@ -65,7 +65,7 @@ def _dynamic(axes: tuple[str, ...]) -> dict[int, str]:
     return {i: axis.replace(">", "_").replace(":", "_") for i, axis in enumerate(axes) if not axis.isdigit()}
 
 
-def _Positional(module: Any, names: list[str], outputs: list[str]) -> Any:  # noqa: N802 - makes a class
+def _Positional(module: Any, names: list[str], outputs: list[str]) -> Any:
     """The module as the exporter takes it: tensors in order → tensors in order."""
     import torch
 
