@@ -29,7 +29,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "artifact": (GROUND, set()),
     "data": (GROUND, set()),
     "modalities": (GROUND, set()),
-    "testing": (GROUND, set()),
+    "testing": (GROUND, ALL - {"cli"}),
     "nn": (GROUND, set()),
     "tasks": (GROUND | {"modalities"}, {"nn"}),
     "backbones": (GROUND | {"modalities"}, {"nn"}),

@@ -21,7 +21,8 @@ class BackboneNet(torch.nn.Module):
     def __init__(self, plugin: Backbone, module: torch.nn.Module, info: Info) -> None:
         super().__init__()
         self.module = module
-        self.plugin, self.info, self.features = plugin, info, (info.pooled,)
+        self.plugin, self.info = plugin, info
+        self.features: tuple[str, ...] = (info.pooled,)
 
     def forward(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors named as the info's inputs → the features wanted."""
