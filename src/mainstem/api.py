@@ -129,6 +129,8 @@ def train(
 
     made = configure(data, target, config, settings)
     path = Path(out) if out else run_folder(made.data.path, resume)
+    if path.exists() and not path.is_dir():
+        raise MainstemError("this is a file, and a run is a folder", where=str(path), do="Choose another place with -o.")
     if path.exists() and not resume and any(path.iterdir()):
         raise MainstemError("this run folder exists already", where=str(path), do="Choose another with -o, or go on with it by --resume.")
     source = None if isinstance(data, str | Path) or data is None else data

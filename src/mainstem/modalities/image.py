@@ -199,7 +199,11 @@ class ImageModality:
             if raw is None:
                 raise MainstemError("expected a picture under 'bytes'", do="Give the bytes of the file.")
         picture = Picture(self._bytes(raw, settings.get("base")))
-        picture.pixels()
+        try:
+            picture.pixels()
+        except MainstemError as error:
+            name = f": {schema.show(str(raw))}" if isinstance(raw, str | Path) and len(str(raw)) < 200 else ""  # no base64
+            raise MainstemError(f"{error.what}{name}", do=error.do) from error
         return picture
 
     def _bytes(self, raw: Any, base: Path | None) -> bytes:

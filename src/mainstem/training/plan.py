@@ -60,6 +60,7 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
     modalities = {name: modality_of(columns, schema) for name, columns in groups.items()}
     given = _given(config, modalities)
     _check_extras(given)
+    _check_adapt(config, given)
     if prepared.name not in TASKS.values():
         made = _for_task(prepared, given, groups, modalities, config)
     elif set(groups) == {"table"}:
@@ -70,6 +71,7 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
         raise MainstemError(
             "no candidate fits these columns", do="Name a backbone: --backbone MODALITY=REF; `mainstem list backbones` shows them."
         )
+    _check_installed(made)
     return tuple(_with_given_training(c, config.training) for c in made), _left_out(made, groups)
 
 
@@ -122,9 +124,36 @@ def _check_extras(given: Mapping[str, Sequence[str]]) -> None:
                 raise MissingExtra(f"the backbone '{ref}'", "train", "PyTorch")
 
 
+def _check_installed(made: Sequence[Candidate]) -> None:
+    """What the candidates need is missed before the run's folder is made."""
+    for candidate in made:
+        for each in candidate.inputs:
+            extra = describe(each, candidate.training).extra if each.backbone else ""
+            if extra in LIBRARIES and not _has(LIBRARIES[extra]):
+                raise MissingExtra(f"the backbone '{each.backbone}'", extra, LIBRARIES[extra])
+
+
+def _check_adapt(config: Config, given: Mapping[str, Sequence[str]]) -> None:
+    """Raise where a backbone is to be adapted and none has anything learned to keep."""
+    refs = [ref for held in given.values() for ref in held]
+    if config.adapt in ("probe", "lora") and not any(_is_pretrained(ref) for ref in refs):
+        named = f"'{refs[0]}' is trained from scratch" if refs else "no backbone is named"
+        raise MainstemError(
+            f"--adapt {config.adapt} keeps what a pretrained backbone has learned, and {named}",
+            do="Leave it out, or bring a backbone with weights: --backbone hf:FOLDER.",
+        )
+
+
+LIBRARIES = {"train": "torch", "tables": "sklearn"}  # what an extra brings that cannot be done without
+
+
 def has_torch() -> bool:
     """Whether networks can be trained here."""
-    return sys.modules["torch"] is not None if "torch" in sys.modules else importlib.util.find_spec("torch") is not None
+    return _has("torch")
+
+
+def _has(library: str) -> bool:
+    return sys.modules[library] is not None if library in sys.modules else importlib.util.find_spec(library) is not None
 
 
 def _for_task(
@@ -185,7 +214,7 @@ def _choices(name: str, given: Sequence[str], config: Config) -> list[Choice]:
     modality = _modality(name)
     scratch = SCRATCH.get(modality, "")
     pretrained = [ref for ref in given if _is_pretrained(ref)]
-    own: list[Choice] = [((ref, config.adapt or "full"),) for ref in given if ref not in pretrained]
+    own: list[Choice] = [((ref, "full"),) for ref in given if ref not in pretrained]
     brought: list[Choice] = [((ref, config.adapt or "probe"),) for ref in pretrained]
     if own or config.adapt:
         return [*own, *brought] or [((scratch, "full"),)]
