@@ -135,7 +135,7 @@ class Training(Settings):
         except (TypeError, ValueError):
             good = False
         if not good:
-            raise PydanticCustomError("positive", f"a number above 0 or '{word}' is expected")  # type: ignore[arg-type]
+            raise PydanticCustomError("positive", f"a number above 0 or '{word}' is expected")
         return value
 
 

@@ -56,7 +56,7 @@ def infer(
     kinds, task = dict(kinds or {}), registry.ALIASES.get(task, task)
     plugin = registry.load("tasks", task).plugin if task else Task
     roles = _roles(rows, task, plugin.inputs, inputs)
-    if roles:
+    if roles and plugin.inputs:
         inputs = list(roles.values())
         kinds = {**{column: plugin.inputs[role] for role, column in roles.items()}, **kinds}
     _check_names(rows, targets, inputs, kinds, needed=plugin.target is not None or not task)

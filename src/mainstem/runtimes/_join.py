@@ -53,7 +53,7 @@ def split(arrays: Arrays, ports: Mapping[str, Port], counts: Sequence[int]) -> l
     ends = np.cumsum(counts)
     parts = []
     for start, end in zip(ends - np.asarray(counts), ends, strict=True):
-        mine = np.flatnonzero((arrays["owner"] >= start) & (arrays["owner"] < end)) if "owner" in arrays else None
+        mine = np.flatnonzero((arrays["owner"] >= start) & (arrays["owner"] < end)) if "owner" in arrays else np.arange(0)
         part = {}
         for name, array in arrays.items():
             axes = ports[name].axes

@@ -44,7 +44,7 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
         torch.onnx.export(
             _Positional(spec.module, names, outputs).eval(),
             tensors,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the newer exporter's type; this one writes to streams
             dynamo=False,
             input_names=taken,
             output_names=outputs,
