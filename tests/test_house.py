@@ -100,7 +100,7 @@ def test_names_of_files():
 
 
 def test_public_surface():
-    """What users build on; a change here is a change for them, and belongs into CHANGELOG.md."""
+    """What users build on; a change is one for them: `python tests/test_house.py > tests/surface.txt`, and a line in CHANGELOG.md."""
     expected = (Path(__file__).parent / "surface.txt").read_text(encoding="utf-8").splitlines()
     assert list(surface()) == expected
 
@@ -143,3 +143,7 @@ def test_the_repository_speaks_of_itself():
         f"{name_of(p)}: {m[0]}" for p in [*CODE, *TEXTS] if p != Path(__file__) for m in machine.finditer(p.read_text(encoding="utf-8"))
     ]
     assert not found
+
+
+if __name__ == "__main__":  # python tests/test_house.py > tests/surface.txt
+    print(*surface(), sep="\n")
