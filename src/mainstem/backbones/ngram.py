@@ -9,7 +9,7 @@ from typing import Any
 from mainstem.backbones import _own
 from mainstem.contracts import Feature, Info, Port, Ref
 
-DEFAULTS = {"buckets": 2**18, "dim": 64, "dropout": 0.0, "std": 0.05}
+DEFAULTS = {"buckets": 2**17, "dim": 64, "dropout": 0.5, "std": 0.05}
 
 
 class Ngram:

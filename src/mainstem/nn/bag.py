@@ -20,8 +20,9 @@ class Bag(nn.Module):
         nn.init.normal_(self.table, std=std)
 
     def forward(self, ids_BT: Tensor, weights_BT: Tensor) -> Tensor:
-        """[B, dim]. Padding has weight 0. Dropout leaves out whole features of the bag."""
-        weights_BT = functional.dropout(weights_BT, self.dropout, self.training)
+        """[B, dim]. Padding has weight 0. Dropout is on channels: on the n-grams it taught less."""
         if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-            return (weights_BT.unsqueeze(1) @ self.table[ids_BT]).squeeze(1)
-        return functional.embedding_bag(ids_BT, self.table, mode="sum", per_sample_weights=weights_BT, sparse=True)
+            bag_BD = (weights_BT.unsqueeze(1) @ self.table[ids_BT]).squeeze(1)
+        else:
+            bag_BD = functional.embedding_bag(ids_BT, self.table, mode="sum", per_sample_weights=weights_BT, sparse=True)
+        return functional.dropout(bag_BD, self.dropout, self.training)
