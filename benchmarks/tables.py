@@ -1,13 +1,17 @@
-"""Tables: the predictors beside scikit-learn's, in the same folds. python benchmarks/tables.py --data FOLDER [--all] [--models blend]
+"""Tables: `mainstem train --target` and nothing else, beside scikit-learn's defaults, in the same folds.
 
-FOLDER holds index.json ({table: {"target", "task", "group", "develop"}}) and TABLE.csv. ROC-AUC (one against rest) or R²; the number
-after ± is the standard error of the mean over the folds of the difference to the table's best peer.
+    python benchmarks/tables.py --data FOLDER [--develop] [--tables a,b] [--json FILE]
+
+FOLDER holds index.json ({table: {"target", "task", "group", "develop"}}) and TABLE.csv. Five folds (by the group where there is
+one); a fold's rows are written as two CSV files, the second given as --test so that all of the first is learned from. ROC-AUC (one
+against rest) or R²; the number after ± is the standard error of the mean over the folds of the difference to the table's best peer.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -28,11 +32,11 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mainstem import registry
-from mainstem.modalities import table
-from mainstem.schema import Column
+import mainstem as ms
+from mainstem.modalities.category import canonical
 
 FOLDS = 5
+LIMIT = 60  # seconds a fit
 
 
 def read(folder, name, entry):
@@ -82,26 +86,17 @@ def peer_answers(build, frame, answer, train, test, task):
     return model.predict(frame.iloc[test]) if task == "regression" else model.predict_proba(frame.iloc[test])
 
 
-def our_answers(name, frame, answer, train, test, task, groups, seed):
-    """Answers of one predictor, through the encoder of tables."""
-    predictor = registry.load("backbones", name).predictor
-    columns = [Column(c, "category" if frame[c].dtype == "category" else "number") for c in frame.columns]
-    cells = {c.name: [None if pd.isna(v) else (str(v) if c.kind == "category" else float(v)) for v in frame[c.name]] for c in columns}
-    state = table.fit(columns, {c: [v[i] for i in train] for c, v in cells.items()}, {"scaling": "none"})
-    encoded = [table.encode({c: [v[i] for i in part] for c, v in cells.items()}, {}, state)[0] for part in (train, test)]
-    outputs = 1 if task == "regression" else int(answer.max()) + 1
-    kinds = {"task": task, "outputs": outputs, "categories": [len(c["values"]) + 2 for c in state.json["categories"]]}
-    if groups is not None:
-        kinds["groups"] = groups[train]
-    center, scale = (answer[train].mean(), answer[train].std()) if task == "regression" else (0.0, 1.0)
-    target = {"value": (answer[train] - center) / scale} if task == "regression" else {"index": answer[train]}
-    fitted = predictor.fit(encoded[0], target, kinds, None, {}, seed)
-    result = predictor.run(fitted, encoded[1])
-    if task == "regression":
-        return result["value"][:, 0] * scale + center, fitted
-    logits = result["logits"]
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True), fitted
+def our_answers(path, entry, classes, train, test, seed, work):
+    """Answers of a model trained on CSV files with nothing but the target, and the run's sentence about its choice."""
+    whole = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for name, rows in (("train", train), ("test", test)):
+        whole.iloc[rows].to_csv(work / f"{name}.csv", index=False)
+    group = {"group": entry["group"]} if entry["group"] else {}
+    run = ms.train(work / "train.csv", entry["target"], test=str(work / "test.csv"), time_limit=LIMIT, seed=seed, out=work / "run", **group)
+    answers = run.model.predict(work / "test.csv")
+    if entry["task"] == "regression":
+        return np.array([a["prediction"] for a in answers]), run.chosen
+    return np.array([[a["scores"].get(c, 0.0) for c in classes] for a in answers]), run.chosen
 
 
 def score(answer, found, task):
@@ -112,63 +107,81 @@ def score(answer, found, task):
     return roc_auc_score(answer, found, multi_class="ovr", labels=np.arange(found.shape[1]))
 
 
-def measure(folder, name, entry, models, seeds, with_peers):
-    """Model → scores by fold, and model → seconds a fold."""
+def measure(folder, name, entry, seed):
+    """Everything about one table: scores by fold of ours and of each peer, seconds and choices of ours."""
     frame, answer, groups = read(folder, name, entry)
-    task, scores, seconds, members = entry["task"], {}, {}, {}
-    for seed in range(seeds):
-        for train, test in folds(answer, groups, task, seed):
-            found = {}
-            for model in models:
-                start = time.process_time()
-                found[model], fitted = our_answers(model, frame, answer, train, test, task, groups, seed)
-                seconds.setdefault(model, []).append(time.process_time() - start)
-                for member, chosen in fitted.json["members"].items():
-                    members.setdefault(model, {}).setdefault(member, []).append(chosen)
-            for peer, build in peers(frame, task).items() if with_peers else ():
-                found[peer] = peer_answers(build, frame, answer, train, test, task)
-            for model, values in found.items():
-                scores.setdefault(model, []).append(score(answer[test], values, task))
-    return scores, seconds, members
+    task = entry["task"]
+    classes = (
+        [] if task == "regression" else [canonical(v) for v in np.unique(pd.read_csv(folder / f"{name}.csv")[entry["target"]].astype(str))]
+    )
+    result = {"task": task, "metric": "r2" if task == "regression" else "roc_auc", "scores": {}, "seconds": [], "chosen": []}
+    for train, test in folds(answer, groups, task, seed):
+        with tempfile.TemporaryDirectory() as work:
+            start = time.monotonic()
+            values, chosen = our_answers(folder / f"{name}.csv", entry, classes, train, test, seed, Path(work))
+            result["seconds"].append(round(time.monotonic() - start, 2))
+            result["chosen"].append(chosen)
+        found = {"mainstem": values}
+        for peer, build in peers(frame, task).items():
+            found[peer] = peer_answers(build, frame, answer, train, test, task)
+        for model, values in found.items():
+            result["scores"].setdefault(model, []).append(float(score(answer[test], values, task)))
+    return result
+
+
+def summary(result):
+    """One table's means, and the difference to its best peer with its standard error."""
+    means = {model: float(np.mean(scores)) for model, scores in result["scores"].items()}
+    best = max((m for m in means if m != "mainstem"), key=means.__getitem__)
+    difference = np.subtract(result["scores"]["mainstem"], result["scores"][best])
+    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    return {
+        "means": means,
+        "best_peer": best,
+        "difference": float(difference.mean()),
+        "error": error,
+        "worse": bool(difference.mean() < -error),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--all", action="store_true", help="also the tables that are not marked `develop`")
-    parser.add_argument("--tables", default="")
-    parser.add_argument("--models", default="linear,trees,blend")
-    parser.add_argument("--seeds", type=int, default=1, help="how often the five folds are drawn")
-    parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--verbose", action="store_true", help="also what each member chose")
-    parser.add_argument("--json", type=Path, help="write all scores there")
+    parser.add_argument("--develop", action="store_true", help="the tables to develop on, instead of those that figures are quoted for")
+    parser.add_argument("--tables", default="", help="only these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="written after each table; tables that are in it already are not done again")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     index = json.loads((options.data / "index.json").read_text(encoding="utf-8"))
-    names = options.tables.split(",") if options.tables else [n for n, entry in index.items() if options.all or entry["develop"]]
-    ours = options.models.split(",")
-    results = {}
+    names = options.tables.split(",") if options.tables else [n for n, entry in index.items() if entry["develop"] == options.develop]
+    report = {"folds": FOLDS, "seed": options.seed, "limit_seconds": LIMIT, "versions": versions(), "tables": {}}
+    if options.json and options.json.exists():
+        report = json.loads(options.json.read_text())
     for name in names:
-        scores, seconds, members = measure(options.data, name, index[name], ours, options.seeds, not options.no_peers)
-        results[name] = scores
-        others = [m for m in scores if m not in ours]
-        best = max(others, key=lambda m: np.mean(scores[m]), default=None)
-        cells = [f"{m} {np.mean(scores[m]):.4f}" for m in others]
-        for model in ours:
-            spread = ""
-            if best:
-                difference = np.subtract(scores[model], scores[best])
-                spread = f" ({difference.mean():+.4f} ± {difference.std(ddof=1) / np.sqrt(len(difference)):.4f})"
-            cells.append(f"{model} {np.mean(scores[model]):.4f}{spread} {np.mean(seconds[model]):.2f} s")
-        print(f"{name:14s} {' | '.join(cells)}", flush=True)
-        for model, chosen in members.items() if options.verbose else ():
-            for member, choices in chosen.items():
-                means = {key: f"{np.mean([c[key] for c in choices]):.3g}" for key in choices[0]}
-                print(f"{'':16s}{model}.{member} × {len(choices)}: {means}")
-    means = {model: np.mean([np.mean(scores[model]) for scores in results.values()]) for model in next(iter(results.values()))}
-    print(f"{'mean':14s} {' | '.join(f'{model} {mean:.4f}' for model, mean in means.items())}")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        if name not in report["tables"]:
+            report["tables"][name] = measure(options.data, name, index[name], options.seed)
+        told = summary(report["tables"][name])
+        report["tables"][name].update(told)
+        cells = " | ".join(f"{m} {v:.4f}" for m, v in told["means"].items())
+        seconds = np.mean(report["tables"][name]["seconds"])
+        print(
+            f"{name:14s} {cells} | {told['difference']:+.4f} ± {told['error']:.4f} {'WORSE' if told['worse'] else ''} {seconds:.0f} s",
+            flush=True,
+        )
+        done = [report["tables"][n] for n in names if n in report["tables"]]
+        models = done[0]["means"]
+        report["mean"] = {model: float(np.mean([t["means"][model] for t in done])) for model in models}
+        report["worse_than_best_peer"] = sum(t["worse"] for t in done)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{'mean':14s} {' | '.join(f'{m} {v:.4f}' for m, v in report['mean'].items())} | worse: {report['worse_than_best_peer']}")
+
+
+def versions():
+    import sklearn
+
+    return {"mainstem": ms.__version__, "scikit-learn": sklearn.__version__, "numpy": np.__version__}
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     },
 }
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
-PROBE_L2 = (1e-4, 1e-3, 1e-2)
+PROBE_L2 = (1e-2, 1e-3, 1e-4)  # the simplest first
 
 
 def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...], list[str]]:
@@ -177,7 +177,7 @@ def _for_task(
 
 
 def _for_table(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
-    refs = list(given.get("table", ())) or ["linear", "trees", *(["mlp"] if has_torch() else [])]
+    refs = list(given.get("table", ())) or ["linear", "blend", *(["mlp"] if has_torch() else [])]
     made = []
     for ref in refs:
         each = InputSettings(name="table", columns=tuple(groups["table"]), backbone=ref)
@@ -192,7 +192,7 @@ def _for_others(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequenc
     """Data with text or pictures: networks over every input, each with the choices that fit its modality."""
     made: list[Candidate] = []
     if "table" in groups and not given:
-        made += [c for c in _for_table({}, groups, config) if c.name in ("linear", "trees")]
+        made += [c for c in _for_table({}, groups, config) if c.name in ("linear", "blend")]
     if not has_torch():
         return made
     choices = {name: _choices(name, given.get(name, ()), config) for name in groups}

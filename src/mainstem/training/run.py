@@ -23,6 +23,7 @@ from mainstem.config import Candidate, Config
 from mainstem.contracts import Array, Batch, State, Table, Value
 from mainstem.data import splits
 from mainstem.errors import MainstemError, MissingExtra
+from mainstem.evaluation import comparison
 from mainstem.evaluation.report import evaluate, point_metrics
 from mainstem.inference import Pipeline
 from mainstem.training import fitting, line, plan, shipping
@@ -57,6 +58,7 @@ class Score:
     rows: Array
     predictions: Sequence[Any] = ()
     state: State = field(default_factory=State)  # of the first part, to decode outputs with
+    losses: Array | None = None  # by row, where rows have a loss of their own
 
 
 @dataclass
@@ -300,7 +302,8 @@ class _Run:
         epochs = int(np.median([f["epochs"] for f in found]))
         losses = [f["loss"] for f in found if f["loss"] is not None]
         score = Score(candidate.name, {}, epochs, outputs, rows, predictions, found[0]["state"])
-        return replace(score, metrics={**self._metrics(score), "loss": float(np.mean(losses)) if losses else None})
+        score = self._measured(score)
+        return replace(score, metrics={**score.metrics, "loss": float(np.mean(losses)) if losses else None})
 
     def _fold(self, number: int, candidate: Candidate, fold: int, train: Array, valid: Array) -> dict[str, Any]:
         place, training = self._place(candidate, fold), self._place(candidate, fold, "-training")
@@ -347,14 +350,15 @@ class _Run:
             return candidate
         return candidate.model_copy(update={"training": candidate.training.model_copy(update={"steps": self.config.cuts[key]})})
 
-    def _metrics(self, score: Score) -> dict[str, float | None]:
-        """The figures of a candidate's held-out answers, calibrated."""
+    def _measured(self, score: Score) -> Score:
+        """The candidate with the figures of its held-out answers, calibrated."""
         answers = self._answers(score.rows)
         predictions: Sequence[Any] = score.predictions
         if score.outputs:
             state = self._calibrate(score, score.state)
             predictions = self.data.task.decode(score.outputs, Batch({}, np.arange(len(score.rows)), len(score.rows)), state)
-        return point_metrics(self.data.name, predictions, answers, self.problem.target.json.get("labels", []))
+        metrics = point_metrics(self.data.name, predictions, answers, self.problem.target.json.get("labels", []))
+        return replace(score, metrics=metrics, losses=comparison.losses(predictions, answers) if answers else None)
 
     def _calibrate(self, score: Score, state: State) -> State:
         """The state of a fitted model with what is calibrated on held-out outputs; as it is for a task that does not calibrate."""
@@ -372,7 +376,7 @@ class _Run:
         return ", ".join(f"{n.replace('_', ' ')} {score.metrics[n]:.4g}" for n in dict.fromkeys(names) if score.metrics.get(n) is not None)
 
     def _choose(self, scores: Sequence[Score]) -> tuple[Candidate, str]:
-        """The candidate with the best figure, the first of equals, and a sentence that says why."""
+        """The candidate to take, and a sentence that says why."""
         name, sign = self.data.task.compared_by
         best = self._best(scores)
         chosen = next(c for c in self.candidates if c.name == best.name)
@@ -385,9 +389,15 @@ class _Run:
         parts = len(self._folds())
         on = f"on {parts} folds" if parts > 1 else "on the validation part"
         better = "highest" if sign > 0 else "lowest"
-        return chosen, f"Chosen: {best.name}, with the {better} {name.replace('_', ' ')} {on} ({self._shown(best)}). The others: {others}."
+        figure = name.replace("_", " ")
+        if best is not self._leader(scores):
+            why = f"the simplest whose {figure} {on} is within a standard error of the {better}"
+        else:
+            why = f"with the {better} {figure} {on}"
+        return chosen, f"Chosen: {best.name}, {why} ({self._shown(best)}). The others: {others}."
 
-    def _best(self, scores: Sequence[Score]) -> Score:
+    def _leader(self, scores: Sequence[Score]) -> Score:
+        """The candidate with the best figure, the first of equals."""
         name, sign = self.data.task.compared_by
 
         def rank(score: Score) -> float:
@@ -395,6 +405,10 @@ class _Run:
             return -np.inf if value is None else sign * value
 
         return max(scores, key=rank)
+
+    def _best(self, scores: Sequence[Score]) -> Score:
+        """The simplest candidate that is no worse than the leader beyond chance; candidates stand in order of their complexity."""
+        return scores[comparison.simplest([s.losses for s in scores], scores.index(self._leader(scores)))]
 
     def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
         """The winner on train and validation rows together, for as many epochs as did best."""
