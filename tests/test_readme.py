@@ -1,4 +1,4 @@
-"""Every bash and python block of both READMEs is run, in order, in one folder."""
+"""Every bash and python block of both READMEs is run, in order, in one folder; what a console block shows is what is printed."""
 
 import os
 import re
@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHOWN = re.compile(r"^```console\n\$ (.*?)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 PORT = "8421"  # as the README says it
 CURL = """#!{python}
 import sys, urllib.request
@@ -25,17 +27,12 @@ except OSError:
 """
 
 
-def blocks(name: str) -> list[tuple[str, str]]:
-    return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
-
-
 @pytest.fixture
 def commands(tmp_path):
-    """A folder for PATH with this environment's commands, and a curl where the machine has none."""
+    """A folder for PATH with this environment's command, and a curl where the machine has none."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("mainstem", "python"):
-        (folder / name).symlink_to(Path(sys.executable).parent / name)
+    (folder / "mainstem").symlink_to(Path(sys.executable).parent / "mainstem")
     if not shutil.which("curl"):
         (folder / "curl").write_text(CURL.format(python=sys.executable), encoding="utf-8")
         (folder / "curl").chmod(0o755)
@@ -51,13 +48,14 @@ def free_port() -> str:
 def test_readme_runs(tmp_path, commands):
     work = tmp_path / "work"
     work.mkdir()
-    found = blocks("README.md")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = BLOCK.findall(text)
     assert {language for language, _ in found} == {"bash", "python"}
     port = free_port()
     env = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     for language, code in found:
         code = code.replace(PORT, port)
-        line = ["bash", "-ec", f"set -m\n{code}"] if language == "bash" else [sys.executable, "-W", "error::FutureWarning", "-c", code]
+        line = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-W", "error::FutureWarning", "-c", code]
         process = subprocess.Popen(
             line, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", start_new_session=True
         )
@@ -67,18 +65,23 @@ def test_readme_runs(tmp_path, commands):
             end(process)
         assert process.returncode == 0, f"{code}\n{said}"
         assert "Warning" not in said, said
+    for typed, shown in SHOWN.findall(text):
+        done = subprocess.run(typed, shell=True, cwd=work, env=env, capture_output=True, text=True, encoding="utf-8")
+        assert (done.returncode, done.stderr.strip()) == (2, shown)
     for made in ("runs/data/line.png", "predictions.csv", "sevens.csv", "runs/table/model/seal.json", "runs/reviews-2/model/seal.json"):
         assert (work / made).is_file(), made
 
 
 def end(process: subprocess.Popen[str]) -> None:
     """End what a block left running in the background."""
-    if process.poll() is None:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_both_languages_show_the_same():
-    assert blocks("README.zh-CN.md") == blocks("README.md")
+    one, other = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    assert BLOCK.findall(one) == BLOCK.findall(other)
+    assert SHOWN.findall(one) == SHOWN.findall(other)
 
 
 def test_links_lead_somewhere():
