@@ -44,6 +44,7 @@ class Input:
     backbone: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     adapt: str = ""
+    lora: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def encode_id(self) -> str:
@@ -129,7 +130,7 @@ def pack_state(folder: files.Folder, state: State, prefix: str, place: str, arra
 
 
 def _pack_input(folder: files.Folder, each: Input, arrays: dict[str, Array]) -> Json:
-    packed = {key: getattr(each, key) for key in ("name", "modality", "columns", "processor", "backbone", "settings", "adapt")}
+    packed = {key: getattr(each, key) for key in ("name", "modality", "columns", "processor", "backbone", "settings", "adapt", "lora")}
     state = pack_state(folder, each.state, f"inputs/{each.name}", f"backbones/{each.name}", arrays)
     return {**packed, "backbone": _portable(each.backbone), "state": state, "encode_id": each.encode_id}
 
@@ -250,6 +251,7 @@ def _unpack_input(folder: Path, packed: Mapping[str, Any], arrays: Arrays) -> In
         backbone=packed["backbone"],
         settings=packed["settings"],
         adapt=packed["adapt"],
+        lora=packed["lora"],
     )
 
 

@@ -69,6 +69,16 @@ class Split(Settings):
     allow_leak: bool = False
 
 
+class Lora(Settings):
+    """The adapters of --adapt lora."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    slots: tuple[str, ...] = ()
+    """ends of the names of the linear layers that get one; empty: the family's own choice"""
+
+
 class InputSettings(Settings):
     """One input of the model: the columns it is made of and the backbone that reads it."""
 
@@ -83,8 +93,7 @@ class InputSettings(Settings):
     """of the encoding: scaling, max_length, size, augment, …"""
     adapt: Literal["", "probe", "lora", "full"] = ""
     """"" is full for a network from scratch, probe for a pretrained one"""
-    lora: dict[str, Any] = {}
-    """rank, alpha, dropout, slots"""
+    lora: Lora = Lora()
 
 
 class Training(Settings):
@@ -95,6 +104,9 @@ class Training(Settings):
     lr: float | Literal["auto"] | None = None
     batch_size: int | Literal["full"] | None = None
     epochs: int | None = Field(None, ge=1)
+    """what schedules are laid out for"""
+    until: int | None = Field(None, ge=1)
+    """epochs after which to stop all the same; a refit stops where early stopping did"""
     steps: int | None = Field(None, ge=1)
     time_limit: float | None = Field(None, gt=0)
     """seconds for the whole run; cuts the end of the plan"""

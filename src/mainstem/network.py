@@ -83,7 +83,8 @@ def assemble(inputs: Sequence[Input], task: Task, target: State, head: Mapping[s
             if each.adapt == "lora":
                 from mainstem.nn import lora
 
-                lora.attach(module, info.slots, seed=seed)
+                asked = dict(each.lora)
+                lora.attach(module, asked.pop("slots", None) or info.slots, seed=seed, **asked)
             elif each.adapt == "probe":
                 module.requires_grad_(False)
             modules[f"backbone.{each.name}"] = BackboneNet(plugin, module, info)

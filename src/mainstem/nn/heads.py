@@ -17,8 +17,8 @@ class Head(nn.Module):
     """{"INPUT.feature": float [row, width]} → {output: float32 [row, outputs]}.
 
     It reads the features whose only axis is "row", in the order of their names. `settings`: hidden (widths of the hidden
-    layers), activation, norm, dropout (before every linear layer), init, standardize (each feature to mean 0, variance 1).
-    Raises MainstemError where no feature is a vector.
+    layers), activation, norm, dropout (before every linear layer), init, standardize (inputs whose features are brought to
+    mean 0 and variance 1 over the training part: those of frozen backbones). Raises MainstemError where no feature is a vector.
     """
 
     def __init__(self, features: Mapping[str, Feature], output: str, outputs: int, settings: Mapping[str, Any]) -> None:
@@ -28,8 +28,10 @@ class Head(nn.Module):
             raise MainstemError(f"none of the features {', '.join(sorted(features)) or '(there are none)'} is a vector a row")
         self.output = output
         width, layers = sum(features[name].width for name in self.names), []
-        if settings["standardize"]:
-            layers.append(BatchNorm(width, affine=False, momentum=None))  # no momentum: the plain average of what it saw
+        # no momentum: the plain average over what it saw
+        frozen = [name for name in self.names if name.rpartition(".")[0] in settings["standardize"]]
+        self.places = [self.names.index(name) for name in frozen]
+        self.norms = nn.ModuleList(BatchNorm(features[name].width, affine=False, momentum=None) for name in frozen)
         for hidden in settings["hidden"]:
             layers += [nn.Dropout(settings["dropout"]), _linear(width, hidden, settings["init"])]
             layers += [NORMS[settings["norm"]](hidden), ACTIVATIONS[settings["activation"]]()]
@@ -38,8 +40,10 @@ class Head(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One pass, without a branch on values."""
-        joined_BD = torch.cat([features[name] for name in self.names], 1)
-        return {self.output: self.layers(joined_BD)}
+        parts = [features[name] for name in self.names]
+        for place, norm in zip(self.places, self.norms, strict=True):
+            parts[place] = norm(parts[place])
+        return {self.output: self.layers(torch.cat(parts, 1))}
 
 
 def _linear(width: int, outputs: int, init: str) -> nn.Linear:

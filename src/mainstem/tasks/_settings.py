@@ -13,7 +13,7 @@ HEAD: dict[str, Any] = {
     "norm": "none",
     "dropout": 0.0,
     "init": "default",
-    "standardize": False,  # features to mean 0 and variance 1 over the training part
+    "standardize": (),  # inputs whose features are brought to mean 0 and variance 1 over the training part
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("sigmoid", "tanh", "relu", "gelu", "silu"),
@@ -50,7 +50,8 @@ def _wrong(name: str, value: Any, known: Mapping[str, Any], choices: Mapping[str
     if name in choices:
         return "" if value in choices[name] else f"'{name}' cannot be {value!r}. {suggest(str(value), choices[name])}".rstrip(".")
     if name == "standardize":
-        return "" if isinstance(value, bool) else f"'standardize' is true or false, not {value!r}"
+        good = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        return "" if good else f"'standardize' is a list of inputs, not {value!r}"
     if name == "hidden":
         good = isinstance(value, list | tuple) and all(_is(int, width) and width > 0 for width in value)
         return "" if good else f"'hidden' is a list of widths, not {value!r}"

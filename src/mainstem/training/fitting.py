@@ -108,6 +108,7 @@ def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Proble
         backbone="" if direct else settings.backbone,
         settings=settings.settings,
         adapt=settings.adapt or ("probe" if info.pretrained else "full"),
+        lora=settings.lora.model_dump(mode="json"),
     )
     return fit_input(made, problem.schema, train)
 

@@ -17,33 +17,24 @@ from mainstem.training.preparing import Prepared
 
 # What a family trains well with, where nothing else is asked for.
 TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "mlp": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 128, "epochs": 150, "patience": 15, "clip": 1.0},
-    "ngram": {"optimizer": "adam", "lr": 5e-3, "batch_size": 64, "epochs": 12, "patience": 3},
+    "mlp": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 128, "epochs": 100, "patience": 12, "clip": 1.0},
+    "ngram": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 4, "patience": 2},
     "linear": {"optimizer": "adam", "lr": 1e-2, "batch_size": 128, "epochs": 200, "patience": 20},
-    "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 200, "patience": 20},
-    "lora": {"optimizer": "adamw", "lr": 5e-4, "batch_size": 32, "epochs": 5, "patience": 2, "warmup": 0.06, "clip": 1.0},
+    "cnn": {"optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "batch_size": 64, "epochs": 15},
+    "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 100, "patience": 10},
+    "lora": {
+        "optimizer": "adamw", "lr": 5e-4, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2, "warmup": 0.06, "clip": 1.0,
+    },
     "full": {
-        "optimizer": "adamw",
-        "lr": 5e-5,
-        "weight_decay": 1e-2,
-        "batch_size": 32,
-        "epochs": 4,
-        "patience": 2,
-        "warmup": 0.06,
-        "clip": 1.0,
+        "optimizer": "adamw", "lr": 5e-5, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2,
+        "warmup": 0.06, "clip": 1.0,
     },
-    "fusion": {"optimizer": "adam", "lr": 2e-3, "batch_size": 64, "epochs": 15, "patience": 3},
+    "fusion": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 6, "patience": 2},
     "scratch": {
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 1e-2,
-        "batch_size": 64,
-        "epochs": 30,
-        "patience": 6,
-        "warmup": 0.05,
-        "clip": 1.0,
+        "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 30, "patience": 6,
+        "warmup": 0.05, "clip": 1.0,
     },
-}
+}  # fmt: skip
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 PROBE_L2 = (1e-2, 1e-3, 1e-4)  # the simplest first
 
@@ -242,13 +233,14 @@ def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]
     """A candidate over these inputs with the training that suits them; a probe alone is tried at several strengths of l2."""
     kinds = {each.adapt for each in inputs}
     name = " + ".join(_label(each) for each in inputs)
+    frozen = [each.name for each in inputs if each.adapt == "probe"]
+    head = {"standardize": frozen} if frozen else {}
     if kinds == {"probe"} and config.training.optimizer in ("", "lbfgs"):
         strengths = (config.training.l2,) if config.training.l2 else PROBE_L2
         return [
-            Candidate(name=f"{name} (l2 {l2:g})", inputs=tuple(inputs), training=_training("probe", l2=l2), head={"standardize": True})
-            for l2 in strengths
+            Candidate(name=f"{name} (l2 {l2:g})", inputs=tuple(inputs), training=_training("probe", l2=l2), head=head) for l2 in strengths
         ]
-    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(inputs)))]
+    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(inputs)), head=head)]
 
 
 def _key(inputs: Sequence[InputSettings]) -> str:

@@ -272,14 +272,17 @@ class _Run:
         few = len(known) < self.config.split.folds_below and not self.config.data.valid and not self.config.data.time
         if not few or len(self.candidates) == 1:
             return [(train, valid)]
-        return splits.folds(
-            known,
-            self.config.split.folds,
-            self.data.table.target if self.data.task.target == "category" else None,
-            None if self.data.groups is None else list(self.data.groups),
-            self.data.table.hashes if self.data.keep_together else None,
-            self.config.seed,
-        )
+        try:
+            return splits.folds(
+                known,
+                self.config.split.folds,
+                self.data.table.target if self.data.task.target == "category" else None,
+                None if self.data.groups is None else list(self.data.groups),
+                self.data.table.hashes if self.data.keep_together else None,
+                self.config.seed,
+            )
+        except MainstemError:  # fewer rows or groups than folds
+            return [(train, valid)]
 
     def _score(self, number: int, candidate: Candidate, parts: Sequence[tuple[Array, Array]]) -> Score | None:
         """Fit a candidate on every part and join what it answers on the held-out rows; None where time cut it."""
@@ -419,9 +422,8 @@ class _Run:
             self.cuts["refit"] = 0
             return kept.fitted if kept else self._first_part(best)
         place = self.folder / "candidates" / "refit-training"
-        training = (
-            best.training.model_copy(update={"patience": None, "epochs": max(1, score.epochs)}) if best.training.patience else best.training
-        )
+        early = {"patience": None, "until": max(1, score.epochs)} if best.training.patience else {}
+        training = best.training.model_copy(update=early)
         candidate = best.model_copy(update={"training": training})
         fitted = fitting.fit(
             self._limited(candidate, "refit"),

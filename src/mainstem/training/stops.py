@@ -45,7 +45,8 @@ class Stops:
             return f"the loss has converged after {epochs:,} epochs (it changed by less than {self.settings.tol:g} of itself)"
         if self.settings.patience is not None and epochs - self.best_epoch >= self.settings.patience:
             return f"no improvement for {epochs - self.best_epoch:,} epochs; epoch {self.best_epoch:,} was the best"
-        if self.settings.epochs is not None and epochs >= self.settings.epochs:
+        last_one = min(n for n in (self.settings.epochs, self.settings.until, math.inf) if n is not None)
+        if epochs >= last_one:
             return f"{epochs:,} epochs are done"
         return ""
 
