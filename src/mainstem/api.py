@@ -11,6 +11,7 @@ from typing import Any
 from mainstem import artifact
 from mainstem.contracts import Prediction, Rows
 from mainstem.errors import MainstemError
+from mainstem.schema import UNANSWERED
 
 Say = Callable[[str], None]
 
@@ -55,15 +56,17 @@ class Model:
     def evaluate(self, data: Any, *, group: str = "", seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
         """Metrics with 95 % bootstrap intervals beside a trivial baseline, as JSON (see evaluation/report.py).
 
-        group: a column whose values are resampled whole. Raises MainstemError where the answers are missing.
+        group: a column whose values are resampled whole. Rows without an answer are left out and counted as "unanswered".
+        Raises MainstemError for rows that do not parse, and where no row has an answer.
         """
         from mainstem.evaluation.report import evaluate
 
         rows = self.read(data)
         table, errors = self.pipeline.parse(rows, target=True)
-        if errors:
-            first = errors[min(errors)]
-            raise MainstemError(f"{first.what} ({len(errors)} rows cannot be evaluated)", where=first.where, do=first.do)
+        wrong = {i: error for i, error in errors.items() if error.what != UNANSWERED or not table}
+        if wrong:
+            first = wrong[min(wrong)]
+            raise MainstemError(f"{first.what} ({len(wrong)} rows cannot be evaluated)", where=first.where, do=first.do)
         groups = None
         if group:
             if group not in rows.columns:
@@ -75,7 +78,7 @@ class Model:
         report: dict[str, Any] = evaluate(
             contents.task, predictions, table.target or [], labels, groups=groups, seed=seed, resamples=resamples
         )
-        return report
+        return {**report, "unanswered": len(errors)} if errors else report
 
     def verify(self, data: Any = None, *, url: str = "", token: str = "") -> dict[str, Any]:
         """Hold the model against its replay, here or at a live server's `url`. Raises seal.Mismatch where it differs."""

@@ -15,6 +15,7 @@ from mainstem.contracts import ABSENT, Modality, Rows, Table, Value
 from mainstem.errors import MainstemError, suggest
 
 TABULAR = ("number", "category", "date")  # kinds that form the one `table` input together
+UNANSWERED = "the answer is missing"  # the error of a row without one
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "缺失"})
 
 
@@ -72,9 +73,7 @@ class Schema:
             answers = [_chosen([c.name for c in self.targets], row) for row in zip(*flags, strict=True)]
         for i, answer in enumerate(answers):
             if answer is None and i not in errors:
-                errors[i] = MainstemError(
-                    "the answer is missing", where=rows.place(i, self.targets[0].name), do="Fill it in or leave the row out."
-                )
+                errors[i] = MainstemError(UNANSWERED, where=rows.place(i, self.targets[0].name), do="Fill it in or leave the row out.")
         return answers
 
 

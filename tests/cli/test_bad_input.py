@@ -155,6 +155,7 @@ def test_columns_that_do_not_fit(here, refused, line, parts):
         (["yes"] * 60, ["one class only", "'yes'"]),
         ([""] * 60, ["'good' is missing in every row"]),
         (["1.5"] * 60, ["the same number in every row"]),
+        ([str(i) for i in range(59)] + ["1e300"], ["1e+300", "mark for a missing value"]),
         ([str(i) + "x" for i in range(60)], ["60 different values in 60 rows"]),
     ],
 )

@@ -254,7 +254,8 @@ def _trees(fitted: Arrays, name: str, outputs: int) -> Graph:
 
 
 def _targets(problem: Problem, x: Array) -> list[tuple[Array, Array, Array]]:
-    """(x, y, weights) of each booster."""
+    """(x, y, weights) of each booster. A column without a single value, which scikit-learn cannot bin, is 0 throughout."""
+    x = np.where(np.isnan(x).all(axis=0), 0.0, x)
     return [(x, problem.y[:, 0], problem.weights)] if problem.kind == "value" else problem.labelled(x)
 
 

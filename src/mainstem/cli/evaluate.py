@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from mainstem.cli import note
+
 
 def command(
     model: Annotated[str, Argument(metavar="MODEL", help="a model folder or a run folder")],
@@ -19,6 +21,8 @@ def command(
     from mainstem import api
 
     report = api.load(model).evaluate(data, group=group, seed=seed)
+    if unanswered := report.get("unanswered"):
+        note(f"{unanswered} rows have no answer and are left out")
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
     else:

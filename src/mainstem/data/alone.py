@@ -12,8 +12,12 @@ from mainstem.contracts import Value
 _BINS, _FINE_BINS = 64, 512
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def is_affine_copy(values: NDArray[np.float64], targets: NDArray[np.float64]) -> bool:
-    """Whether targets = a·values + b in every row (float64 [n] both), up to the rounding that their decimals show."""
+    """Whether targets = a·values + b in every row (float64 [n] both), up to the rounding that their decimals show.
+
+    False for numbers whose squares float64 cannot hold.
+    """
     scale = np.abs(targets).max()
     x, y = values - values.mean(), targets - targets.mean()
     if not x.any() or not y.any():

@@ -18,6 +18,7 @@ from mainstem.schema import NO, YES, Column, Schema, is_missing
 KINDS = ("number", "category", "date", "text", "image", "labels")
 TASKS = {"number": "regression", "category": "classification", "labels": "labels"}
 MOST_CLASSES = 20  # whole numbers with more distinct values than that are quantities
+_LARGEST = 1e150  # of an answer: errors are squared
 _ROWS_A_CLASS = 5  # and so are those with fewer rows a value
 _EVIDENT = re.compile(r"-?(?:0|[1-9]\d{0,9})(?:\.\d{1,17})?", re.ASCII)  # numbers that need no closer look
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8")
@@ -146,6 +147,7 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def _input_columns(rows: Rows, names: Sequence[str], kinds: Mapping[str, str], notes: list[str], keep: Sequence[str] = ()) -> list[Column]:
+    names = _told_empty(rows, names, notes, keep)
     names = [name for name in names if name in keep or _is_kept(rows, name, kinds, notes)]
     columns, guessed = [], {}
     for name in names:
@@ -159,20 +161,29 @@ def _input_columns(rows: Rows, names: Sequence[str], kinds: Mapping[str, str], n
             _note_almost(rows, name, kind, notes)
         columns.append(Column(name, kind, _modality("date").settings_for(cells) if kind == "date" else {}))
     if not columns:
-        raise MainstemError("there is no column to learn from", where=rows.where, do=" ".join(f"{note}." for note in notes[-3:]))
+        raise MainstemError(
+            "there is no column to learn from", where=rows.where, do=" ".join(f"{note}." for note in notes if "left out" in note)[:400]
+        )
     if guessed:
         parts = [f"{kind}: {_listed([n for n, k in guessed.items() if k == kind])}" for kind in KINDS if kind in guessed.values()]
         notes.append(f"inputs by kind: {'; '.join(parts)} (--column NAME=KIND and --input NAME override)")
     return columns
 
 
+def _told_empty(rows: Rows, names: Sequence[str], notes: list[str], keep: Sequence[str]) -> list[str]:
+    """The names without columns that hold nothing, which are told in one note."""
+    empty = [name for name in names if name not in keep and all(map(is_missing, rows.columns[name]))]
+    if len(empty) == 1:
+        notes.append(f"'{empty[0]}' is left out: it is missing in every row")
+    elif empty:
+        notes.append(f"{len(empty)} columns are left out: they are missing in every row ({_listed(empty)})")
+    return [name for name in names if name not in empty]
+
+
 def _is_kept(rows: Rows, name: str, kinds: Mapping[str, str], notes: list[str]) -> bool:
     """Whether a column can tell rows apart; a column without a name that counts the rows, as frames write it, cannot."""
     cells = rows.columns[name]
-    first = next((cell for cell in cells if not is_missing(cell)), None)
-    if first is None:
-        notes.append(f"'{name}' is left out: it is missing in every row")
-        return False
+    first = next(cell for cell in cells if not is_missing(cell))
     if len(cells) > 1 and all(_same(cell, first) for cell in cells):
         notes.append(f"'{name}' is left out: it is {first!r} in every row" if len(repr(first)) < 60 else f"'{name}' is left out: constant")
         return False
@@ -199,7 +210,7 @@ def _note_almost(rows: Rows, name: str, kind: str, notes: list[str]) -> None:
     if kind not in ("category", "text") or sum(map(_is_number, cells[:200])) < 0.5 * len(cells[:200]):
         return
     odd = [i for i, cell in enumerate(cells) if not is_missing(cell) and not _is_number(cell)]
-    if len(odd) <= 0.1 * len(cells) and len(_distinct(cells)) > MOST_CLASSES + len(odd):
+    if len(odd) <= 0.3 * len(cells) and len(_distinct(cells)) > MOST_CLASSES + len(odd):
         cell, place = str(cells[odd[0]])[:60], rows.place(odd[0])
         notes.append(f"'{name}' would be a number but for {len(odd):,} cells such as '{cell}' ({place}) (--column {name}=number)")
 
@@ -350,8 +361,15 @@ def _check_numbers(rows: Rows, name: str) -> None:
     if wrong:
         found = f"{len(wrong):,} answers are no numbers, such as {str(cells[wrong[0]])[:60]!r}"
         raise MainstemError(found, where=rows.place(wrong[0], name), do="Mend or remove them.")
-    if len(values - {None}) < 2:
+    known = values - {None}
+    if len(known) < 2:
         raise MainstemError(f"the target '{name}' is the same number in every row", where=rows.where)
+    if max(map(abs, known)) > _LARGEST:
+        raise MainstemError(
+            f"the target '{name}' holds {max(known, key=abs):g}, whose square is beyond what a computer's numbers hold",
+            where=rows.where,
+            do="Is it a mark for a missing value? Leave it empty, or give the column in a larger unit.",
+        )
 
 
 def _classes(distinct: Sequence[Any]) -> list[str]:

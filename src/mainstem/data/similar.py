@@ -143,8 +143,9 @@ def _points(columns: Mapping[str, Sequence[Any]], rows: NDArray[np.int64]) -> ND
         if all(cell is None or isinstance(cell, float) for cell in picked):
             values = np.array([np.nan if cell is None else cell for cell in picked], np.float64)
             known = values[~np.isnan(values)]
-            if len(known) and known.std() > 0:
-                made.append(np.nan_to_num((values - known.mean()) / known.std(), nan=0.0))
+            with np.errstate(over="ignore", invalid="ignore"):  # numbers whose squares are beyond float64 lie all at 0
+                if len(known) and known.std() > 0:
+                    made.append(np.nan_to_num((values - known.mean()) / known.std(), nan=0.0))
         else:
             names, codes, counts = np.unique([str(cell) for cell in picked], return_inverse=True, return_counts=True)
             made += [(codes == code).astype(np.float64) for code in np.argsort(-counts, kind="stable")[:_MOST_VALUES][: len(names) - 1]]

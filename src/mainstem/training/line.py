@@ -28,8 +28,9 @@ def explain(folder: Path, data: Prepared, fitted: Fitted, known: Array) -> list[
     target = fitted.artifact.schema.targets[0].name
     table = data.table.take(known)
     columns = {name: np.array([np.nan if v is None else v for v in table.columns[name]], np.float64) for name in names}
-    middle = {name: float(np.nanmean(values)) for name, values in columns.items()}
-    spread = {name: float(np.nanstd(values)) or 1.0 for name, values in columns.items()}
+    halves = {name: (values[~np.isnan(values)] if not np.isnan(values).all() else np.zeros(1)) / 2 for name, values in columns.items()}
+    middle = {name: float(half.min() + half.max()) for name, half in halves.items()}  # halves, so that no number grows too large
+    spread = {name: float(half.max() - half.min()) or 1.0 for name, half in halves.items()}
     points = [middle, *({**middle, name: middle[name] + spread[name]} for name in names)]
     base, *moved = _predict(fitted, points)
     slopes = {name: (value - base) / spread[name] for name, value in zip(names, moved, strict=True)}

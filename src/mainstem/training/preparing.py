@@ -14,7 +14,7 @@ from mainstem.config import Config
 from mainstem.contracts import Array, Rows, Table, Task
 from mainstem.data import kinds, leaks, sources, splits
 from mainstem.errors import MainstemError
-from mainstem.schema import Column, Schema
+from mainstem.schema import UNANSWERED, Column, Schema
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Tab
     places: list[tuple[int, int]] = []
     for number, rows in enumerate(files):
         table, errors = schema.parse(rows, target=True)
-        unanswered = [i for i, error in errors.items() if error.what == "the answer is missing"]
+        unanswered = [i for i, error in errors.items() if error.what == UNANSWERED]
         wrong = [error for i, error in sorted(errors.items()) if i not in unanswered]
         if wrong:
             more = f" ({len(wrong)} rows have such cells)" if len(wrong) > 1 else ""
