@@ -166,6 +166,12 @@ class Folder:
         self.add(name, content)
 
 
+def listing(fields: Mapping[str, Any], hashes: Mapping[str, str]) -> bytes:
+    """A MANIFEST.json: `fields`, the SHA-256 of every file, and that of all this, so that no bit of it changes unseen."""
+    told = {**fields, "files": dict(sorted(hashes.items()))}
+    return to_json({**told, "sha256": hashlib.sha256(to_json(told).encode()).hexdigest()}).encode()
+
+
 @contextmanager
 def folder(path: Path | str, manifest: Mapping[str, Any] | None = None) -> Iterator[Folder]:
     """Write a whole folder atomically; with `manifest`, MANIFEST.json is written last, with the SHA-256 of every file.
@@ -182,7 +188,7 @@ def folder(path: Path | str, manifest: Mapping[str, Any] | None = None) -> Itera
             made = Folder(temporary)
             yield made
             if manifest is not None:
-                _write(temporary / MANIFEST, to_json({**manifest, "files": dict(sorted(made.hashes.items()))}).encode())
+                _write(temporary / MANIFEST, listing(manifest, made.hashes))
             for parent in sorted({p.parent for p in temporary.rglob("*")} | {temporary}, reverse=True):
                 _sync_folder(parent)
             _swap(temporary, path)
@@ -287,11 +293,17 @@ def broken(path: Path | str) -> list[str]:
     """What in a folder does not match its MANIFEST.json: "head.safetensors: changed", "x: missing", "y: not listed"."""
     path = Path(path)
     try:
-        listed = json.loads((path / MANIFEST).read_bytes())["files"]
+        written = (path / MANIFEST).read_bytes()
+        told = json.loads(written)
+        listed = told["files"]
         if not isinstance(listed, dict):
             raise ValueError("files is not an object")
-    except (OSError, ValueError, KeyError, TypeError):
+        if written != listing({key: value for key, value in told.items() if key not in ("files", "sha256")}, listed):
+            return [f"{MANIFEST}: changed"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [f"{MANIFEST}: missing or unreadable"]
+    if (path / MANIFEST).is_symlink():
+        return [f"{MANIFEST}: a link, not a file"]
     found = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file() or p.is_symlink()}
     wrong = [f"{name}: not listed" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
     for name, digest in sorted(listed.items()):

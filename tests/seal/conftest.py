@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import json
 import random
 
 import numpy as np
@@ -125,12 +124,10 @@ def made(tmp_path_factory):
 
 def sealed_anew(folder, name, content):
     """Replace one file of a model folder, and its hash in the manifest, as someone would who means to deceive."""
-    from mainstem import files
+    from mainstem.testing.faults import relist
 
     (folder / name).write_bytes(content)
-    manifest = json.loads((folder / files.MANIFEST).read_bytes())
-    manifest["files"][name] = files.hash_file(folder / name)
-    (folder / files.MANIFEST).write_text(json.dumps(manifest))
+    relist(folder)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mainstem import files
+from mainstem.testing.faults import relist
 
 PROGRAM = "import json, sys; from mainstem.cli import main; code = main(sys.argv[1:]); print(json.dumps([code, sorted(sys.modules)]))"
 NEVER = ("torch", "transformers", "timm", "pandas", "sklearn", "onnx", "pyarrow", "matplotlib", "rich.progress")
@@ -85,9 +85,7 @@ def tampered(folder, place):
     name = next(n for n in arrays if n.startswith("call/"))
     arrays[name] = (arrays[name] + np.float32(0.5)).astype(arrays[name].dtype)
     (place / "replay/arrays.safetensors").write_bytes(safetensors.numpy.save(arrays))
-    manifest = json.loads((place / files.MANIFEST).read_bytes())
-    manifest["files"]["replay/arrays.safetensors"] = files.hash_file(place / "replay/arrays.safetensors")
-    (place / files.MANIFEST).write_text(json.dumps(manifest))
+    relist(place)
     return place
 
 

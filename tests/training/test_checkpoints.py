@@ -1,13 +1,11 @@
 import errno
-import json
 import shutil
 
 import numpy as np
 import pytest
 
-from mainstem import files
 from mainstem.errors import MainstemError
-from mainstem.testing.faults import counting, failing, killing, trial
+from mainstem.testing.faults import counting, failing, killing, relist, trial
 from mainstem.training import checkpoints
 
 DTYPES = [
@@ -115,8 +113,7 @@ def test_when_all_are_damaged_there_is_none(tmp_path):
 
 def test_a_format_of_the_future_is_refused_not_removed(tmp_path):
     path = save(tmp_path, 1)
-    manifest = json.loads((path / files.MANIFEST).read_text())
-    files.write_json(path / files.MANIFEST, {**manifest, "format": 9})
+    relist(path, format=9)
     with pytest.raises(MainstemError, match="format 9"):
         checkpoints.load(tmp_path)
     assert names(tmp_path) == ["step-000001"]
@@ -125,7 +122,7 @@ def test_a_format_of_the_future_is_refused_not_removed(tmp_path):
 def test_what_the_disk_did_not_take_is_noticed_and_costs_no_older_one(tmp_path, monkeypatch):
     save(tmp_path, 1)
     save(tmp_path, 2)
-    monkeypatch.setattr(files, "broken", lambda path: ["state.json: changed"])
+    monkeypatch.setattr(checkpoints.files, "broken", lambda path: ["state.json: changed"])
     with pytest.raises(MainstemError, match="does not hold what was written"):
         save(tmp_path, 3)
     assert {"step-000001", "step-000002"} <= set(names(tmp_path))

@@ -21,12 +21,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mainstem import files
 from mainstem.errors import MainstemError
 
 OPERATIONS = frozenset({"open", "write", "fsync", "rename", "replace", "mkdir", "makedirs", "link", "unlink", "truncate", "ftruncate"})
+LIMIT = 300.0  # seconds of a trial
 _TAKES_SPACE = frozenset({"write", "mkdir", "makedirs", "link"})
 
 
@@ -116,11 +118,14 @@ def trial(
             report = report[os.write(theirs, report) :]
         os._exit(0)
     os.close(theirs)
-    if after is not None and not select.select([ours], [], [], after)[0]:
+    hung = not select.select([ours], [], [], LIMIT if after is None else after)[0]
+    if hung:
         os.kill(child, signal.SIGKILL)
     with os.fdopen(ours, "rb") as stream:
         said = stream.read()
     _, status = os.waitpid(child, 0)
+    if hung and after is None:
+        return Outcome("crashed", f"the child was still at work after {LIMIT:g} seconds")
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Outcome("killed")
     if not said:
@@ -140,3 +145,12 @@ def _outcome(function: Callable[[], object], fault: Callable[[], AbstractContext
     except BaseException:
         return "crashed", traceback.format_exc(), calls
     return "done", "", calls
+
+
+def relist(folder: Path, **fields: Any) -> None:
+    """Write MANIFEST.json anew over what a folder holds now, as someone would who means to deceive; `fields` are set in it."""
+    told = json.loads((folder / files.MANIFEST).read_bytes())
+    kept = {key: value for key, value in told.items() if key not in ("files", "sha256")}
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != files.MANIFEST}
+    hashes = {name: files.hash_file(path) for name, path in found.items()}
+    (folder / files.MANIFEST).write_bytes(files.listing({**kept, **fields}, hashes))

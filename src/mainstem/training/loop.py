@@ -61,7 +61,8 @@ def fit(
     With `valid`, the weights after the epoch of its least loss are kept. `folder`: where checkpoints go; None writes none.
     `final`: leave one of the finished weights, from which the same call comes back at once.
     `stopped` is asked after every step (Ctrl-C, a time limit): the run then ends with the best weights so far.
-    Raises NonFinite (MainstemError) at the first step that is not finite; the weights are then those before it.
+    Raises NonFinite (MainstemError) at the first step that is not finite; the weights are then those before it; MainstemError
+    where no rule ever ends it.
     """
     made = _Fit(task, networks, train, valid, settings, seed, folder, report, stopped)
     history = made.run()
@@ -87,6 +88,8 @@ class _Fit:
     ) -> None:
         self.task, self.networks, self.train, self.valid, self.settings = task, networks, train, valid, settings
         self.seed, self.folder, self.report, self.stopped = seed, folder, report, stopped
+        if (settings.epochs, settings.steps, settings.tol, settings.patience) == (None,) * 4:
+            raise MainstemError("this training would never end", where="training", do="Set epochs, steps, tol or patience.")
         self.size = batch_size(settings, len(train))
         self.per_epoch = order.steps(len(train), self.size)
         name = settings.optimizer or "adamw"

@@ -547,7 +547,7 @@ def _finished(place: Path) -> dict[str, Any] | None:
         kept = json.loads((place / "result.json").read_bytes())
         arrays = artifacts.read_arrays(place / "outputs.safetensors")
         return {
-            **{name: kept[name] for name in ("epochs", "loss", "cuts")},
+            **{name: kept[name] for name in ("epochs", "loss")},
             "rows": arrays["rows"],
             "outputs": {name: arrays[f"outputs/{name}"] for name in kept["outputs"]},
             "state": artifacts.unpack_state(place, kept["state"], "state", arrays),
