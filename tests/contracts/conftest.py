@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 PROBES = Path(__file__).parent / "probes"
 
@@ -24,6 +25,9 @@ def probes(tmp_path_factory):
         for path in paths:
             patch.syspath_prepend(path)
         patch.setenv("MAINSTEM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # on a busy machine threads wait for each other: networks this small then take minutes
         yield
+        torch.set_num_threads(threads)
     for name in [name for name in sys.modules if name.startswith("probe_")]:
         del sys.modules[name]

@@ -65,8 +65,11 @@ TOWERS = {
     "training": {"optimizer": "adam", "lr": 0.01, "batch_size": 32, "epochs": 6},
 }
 PROBES = {
-    "probe_beam": (sentences, {"target": "digits", "input": "source=letters", "epochs": 25, "lr": 0.02, "batch_size": 32}),
-    "probe_gan": (points, {"epochs": 60, "lr": 0.005, "optimizer": "adam", "training__betas": (0.5, 0.9)}),
+    "probe_beam": (
+        sentences,
+        {"target": "digits", "input": "source=letters", "epochs": 25, "lr": 0.01, "batch_size": 32, "schedule": "cosine"},
+    ),
+    "probe_gan": (points, {"epochs": 60, "lr": 0.005, "optimizer": "adam", "training__betas": (0.5, 0.9), "schedule": "cosine"}),
     "probe_incontext": (quarters, {"target": "quarter"}),
     "probe_boxes": (scenes, {"target": "boxes", "epochs": 60, "lr": 0.005}),
     "probe_towers": (pictures, {"input": {"caption": "words", "picture": "picture"}, "config": {"candidates": [TOWERS]}}),
@@ -170,7 +173,7 @@ def test_are_served_side_by_side(trained):
 def test_beam_search_translates(trained):
     rows = unseen("probe_beam", 60)
     answers = trained("probe_beam").model.predict(rows)
-    assert np.mean([row["digits"] == answer["prediction"] for row, answer in zip(rows, answers, strict=True)]) > 0.8
+    assert np.mean([row["digits"] == answer["prediction"] for row, answer in zip(rows, answers, strict=True)]) > 0.85
 
 
 def test_a_wider_beam_is_an_option(trained):
@@ -182,7 +185,7 @@ def test_a_wider_beam_is_an_option(trained):
 def test_the_gan_makes_rows_like_those_it_saw(trained):
     model = trained("probe_gan").model
     made = np.array([answer["prediction"] for answer in model.predict(asked(model, "probe_gan") + points(np.random.default_rng(2)))])
-    assert np.abs(made.mean(0) - CENTRE).max() < 0.3
+    assert np.abs(made.mean(0) - CENTRE).max() < 0.7  # untrained, it is 2 away
     assert made.std(0).min() > 0.02
     assert len({tuple(row) for row in made.tolist()}) == len(made)  # every row has noise of its own
 

@@ -13,6 +13,8 @@ class Encoder(nn.Module):
     def __init__(self, vocabulary, width):
         super().__init__()
         self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(64, width)
+        for table in (self.token, self.place):
+            nn.init.normal_(table.weight, std=0.3)  # attention starts soft: from one that is sharp by chance it may not recover
 
     def forward(self, arrays):
         ids, mask = arrays["source.ids"], arrays["source.mask"]
