@@ -17,8 +17,10 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the figures in benchmarks/, measured again
-	$(BIN)/python benchmarks/run.py
+bench: $(READY)  ## the figures in benchmarks/, measured again; those on data and backbones need DATA=FOLDER MINILM=FOLDER E5=FOLDER
+	$(BIN)/python benchmarks/seal.py
+	$(if $(DATA),$(BIN)/python benchmarks/tables.py --data "$(DATA)/tables" --json benchmarks/tables.json)
+	$(if $(and $(DATA),$(MINILM),$(E5)),$(BIN)/python benchmarks/text.py --data "$(DATA)" --minilm "$(MINILM)" --e5 "$(E5)" --json benchmarks/text.json)
 
 torture: $(READY)  ## the full counts of tests/reliability, with result files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture tests/reliability
