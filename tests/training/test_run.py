@@ -185,3 +185,17 @@ def test_given_test_and_validation_files_are_the_parts(tmp_path):
     split = json.loads((tmp_path / "run/split.json").read_text())
     assert {name: len(split[name]) for name in ("train", "valid", "test")} == {"train": 120, "valid": 40, "test": 50}
     assert run.model.evaluate(tmp_path / "test.csv")["metrics"]["accuracy"]["value"] == run.report["metrics"]["accuracy"]["value"]
+
+
+def test_a_time_limit_within_a_later_candidate_drops_it(tmp_path):
+    stop = Stop()
+
+    def report(figures):
+        if figures.get("candidate") == "mlp":
+            stop.deadline = 0.0
+
+    run = ms.train(made_table(), "buys", out=tmp_path / "run", backbones=["linear", "mlp"], stop=stop, report=report, **QUICK)
+    resolved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert [c["name"] for c in resolved["candidates"]] == ["linear"]
+    assert "cuts" not in resolved
+    assert run.chosen.startswith("Chosen: linear")

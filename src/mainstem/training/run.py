@@ -327,7 +327,8 @@ class _Run:
         cut = fitted.reason == "stopped"
         if cut:
             self.cuts[key] = fitted.steps
-            self._check_learned(fitted)
+            if number == 0:
+                self._check_learned(fitted)
         if fold == 0:
             self.latest = Kept(candidate.name, fitted, time.monotonic() - started)
         predictions, outputs = fitting.answers(fitted, table.take(valid))
