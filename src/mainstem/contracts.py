@@ -283,7 +283,12 @@ class Route:
 
 
 class Modality(Protocol):
-    """A kind of value: parse raw → typed, fit, encode typed ⇄ arrays, render. numpy only; one code for training and serving."""
+    """A kind of value: parse raw → typed, fit, encode typed ⇄ arrays, render. numpy only; one code for training and serving.
+
+    Two members are optional. `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
+    encode (spellings of a missing value, an unseen category), which a replay carries beside the held-out rows. `fit_only`:
+    names of settings that only `fit` reads (a path, say), and that a model therefore does not keep.
+    """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Value:
         """One raw cell → a typed value, None where it is missing. Raises MainstemError with `what` and `do` (schema.py adds where)."""
