@@ -1,0 +1,73 @@
+"""Pictures: a probe on a given EfficientNet-Lite0 for stamps, and a small network from scratch for scikit-learn's digits as images.
+
+    python benchmarks/pictures.py [--data FOLDER --efficientnet FOLDER] [--json FILE]
+
+FOLDER holds stamps/index.csv (image, label, split). Without --data only the digits are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import mainstem as ms
+from mainstem.data import examples
+
+
+def stamps(folder, efficientnet, work):
+    """`--input image` alone: the index's train rows to learn from, its test rows as the test file."""
+    with open(folder / "stamps" / "index.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    paths = {}
+    for part in ("train", "test"):
+        paths[part] = work / f"{part}.csv"
+        with open(paths[part], "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["image", "label"])
+            writer.writerows([folder / "stamps" / row["image"], row["label"]] for row in rows if row["split"] == part)
+    return ms.train(
+        paths["train"], "label", input="image", test=str(paths["test"]), backbone=str(efficientnet), adapt="probe", out=work / "run"
+    )
+
+
+def digits(work):
+    """The folder that `mainstem example digits` writes, by class folders; a stratified test part is drawn."""
+    examples.write("digits", work / "digits")
+    return ms.train(work / "digits", "label", backbone="cnn", out=work / "run")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--efficientnet", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    report = {}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("MAINSTEM_CACHE", cache)
+        tasks = {"digits cnn": digits}
+        if options.data:
+            tasks["stamps efficientnet probe"] = lambda work: stamps(options.data, options.efficientnet, work)
+        for name, task in tasks.items():
+            with tempfile.TemporaryDirectory() as work:
+                start = time.monotonic()
+                run = task(Path(work))
+                seconds = round(time.monotonic() - start, 1)
+            report[name] = {
+                "accuracy": run.report["metrics"]["accuracy"],
+                "rows": run.report["rows"],
+                "chosen": run.chosen,
+                "seconds": seconds,
+            }
+            print(f"{name:28s} {report[name]['accuracy']['value']:.4f} of {run.report['rows']}  {seconds:.0f} s", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
