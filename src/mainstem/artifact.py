@@ -223,7 +223,7 @@ def _unpack(folder: Path, contents: Mapping[str, Any]) -> Artifact:
     schema = contents["schema"]
     return Artifact(
         task=str(contents["task"]),
-        settings=contents["settings"],
+        settings=_mapping(contents["settings"]),
         schema=Schema(tuple(Column(**c) for c in schema["columns"]), tuple(Column(**c) for c in schema["targets"])),
         inputs=tuple(_unpack_input(folder, each, arrays) for each in contents["inputs"]),
         predictor=str(contents["predictor"]),
@@ -237,7 +237,7 @@ def _unpack(folder: Path, contents: Mapping[str, Any]) -> Artifact:
 def unpack_state(folder: Path, packed: Mapping[str, Any], prefix: str, arrays: Arrays) -> State:
     """The inverse of `pack_state`. Raises MainstemError where a file would lie outside the folder."""
     held = {file: inside(folder, place).read_bytes() for file, place in packed["files"].items()}
-    return State(packed["json"], {name: arrays[f"{prefix}/{name}"] for name in packed["arrays"]}, held)
+    return State(_mapping(packed["json"]), {name: arrays[f"{prefix}/{name}"] for name in packed["arrays"]}, held)
 
 
 def _unpack_input(folder: Path, packed: Mapping[str, Any], arrays: Arrays) -> Input:
@@ -246,13 +246,19 @@ def _unpack_input(folder: Path, packed: Mapping[str, Any], arrays: Arrays) -> In
         name=name,
         modality=packed["modality"],
         columns=tuple(packed["columns"]),
-        processor=packed["processor"],
+        processor=_mapping(packed["processor"]),
         state=unpack_state(folder, packed["state"], f"inputs/{name}", arrays),
         backbone=packed["backbone"],
-        settings=packed["settings"],
+        settings=_mapping(packed["settings"]),
         adapt=packed["adapt"],
         lora=packed["lora"],
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object was expected, not {type(value).__name__}")
+    return value
 
 
 def _unpack_graph(packed: Mapping[str, Any]) -> GraphSpec:

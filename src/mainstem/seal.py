@@ -459,9 +459,15 @@ def _check(folder: Path, golden: Rows, columns: Mapping[str, Sequence[Any]] | No
 
 
 def open_folder(folder: Path, cache: dict[str, Any] | None = None) -> tuple[Pipeline, Runner]:
-    """The pipeline of a model folder and a Runner over its graphs, unverified: callers verify first."""
-    pipeline = Pipeline(artifact.read(folder))
-    return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
+    """The pipeline of a model folder and a Runner over its graphs, unverified: callers verify first.
+
+    Raises MainstemError where the contents make no sense.
+    """
+    try:
+        pipeline = Pipeline(artifact.read(folder))
+        return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
+        raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
 
 
 def verify(path: Path | str, data: Rows | None = None, url: str = "", token: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mainstem import seal
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "reliability"
 WORDS = {"good": "fine lovely warm great bright calm".split(), "bad": "poor cold dull broken grim loud".split()}
-TABLE = {"width": 8, "depth": 1, "dropout": 0.3, "dim": 2}
+TABLE = {"width": 8, "depth": 1, "dropout": 0.3, "numbers": "plain"}
 
 
 def table_rows(count=36, seed=0):

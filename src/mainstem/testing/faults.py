@@ -153,4 +153,4 @@ def relist(folder: Path, **fields: Any) -> None:
     kept = {key: value for key, value in told.items() if key not in ("files", "sha256")}
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != files.MANIFEST}
     hashes = {name: files.hash_file(path) for name, path in found.items()}
-    (folder / files.MANIFEST).write_bytes(files.listing({**kept, **fields}, hashes))
+    files.write_bytes(folder / files.MANIFEST, files.listing({**kept, **fields}, hashes))

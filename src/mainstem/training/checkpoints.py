@@ -58,6 +58,8 @@ def load(folder: Path | str, *, mend: bool = True) -> tuple[Checkpoint | None, l
     What was skipped or left half-written is removed; with mend=False nothing is touched, for readers beside a running writer.
     Raises MainstemError where a checkpoint is of a format that this version does not know.
     """
+    from safetensors import SafetensorError
+
     parent = Path(folder) / "checkpoints"
     if mend:
         files.sweep(parent)
@@ -67,6 +69,8 @@ def load(folder: Path | str, *, mend: bool = True) -> tuple[Checkpoint | None, l
             wrong = files.broken(path)
             if not wrong:
                 return _read(path), skipped
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+            wrong = [f"{type(error).__name__}"]
         except OSError as error:  # a disk that cannot be read may be read again later: skip it, keep it
             skipped.append(f"{path}: the checkpoint cannot be read ({error.strerror}), so it was skipped")
             continue

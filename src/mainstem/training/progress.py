@@ -95,7 +95,7 @@ class Log:
 
     def forget(self, *, candidate: Any, part: Any, after: int) -> None:
         """Drop the lines of this fit on epochs after `after`: a resumed run does them again."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         kept = [line for line in lines if not _is_after(line, candidate, part, after)]
         if len(kept) < len(lines):
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
