@@ -128,11 +128,11 @@ def test_flags_reach_the_config(monkeypatch, call):
 
 
 def test_the_bar_changes_with_the_fit_and_prints_what_is_asked(capsys):
-    reporter = train._Reporter({"optimizer": "gd"})
+    reporter = train._Reporter()
     with reporter:
         for epoch in (1, 100):
-            reporter({"candidate": "linear", "part": 1, "step": epoch, "rows": 8, "lr": 0.1, "loss": 0.5})
-            reporter({"candidate": "linear", "part": 1, "step": epoch, "epoch": epoch, "loss": 0.25, "valid": None, "ended": True})
+            reporter({"candidate": "linear", "part": "refit", "log_every": 100, "step": epoch, "rows": 8, "lr": 0.1, "loss": 0.5})
+            reporter({"candidate": "linear", "part": "refit", "step": epoch, "epoch": epoch, "loss": 0.25, "valid": None, "ended": True})
         reporter({"candidate": "probe", "part": "refit", "features": 32, "of": 64, "rows": 32})
         reporter({"warning": "a checkpoint was torn"})
         reporter.say("Chosen: printed at the end")
