@@ -11,7 +11,7 @@ import numpy as np
 
 from mainstem import registry
 from mainstem.config import Config
-from mainstem.contracts import Array, Rows, Table, Task
+from mainstem.contracts import Array, Rows, Table, Task, Value
 from mainstem.data import kinds, leaks, sources, splits
 from mainstem.errors import MainstemError
 from mainstem.schema import UNANSWERED, Column, Schema
@@ -42,6 +42,20 @@ class Prepared:
         numbers = [_number(self.files[f], int(i)) for f, i in self.source[rows]]
         first = self.files[int(self.source[rows[0]][0])] if len(rows) else self.files[0]
         return Rows(columns, first.where, numbers, first.base)
+
+    def answers(self, rows: Sequence[int] | Array) -> list[Value]:
+        """The answers of these rows; none where the task has no answers."""
+        answers = self.table.target
+        return [] if answers is None else [answers[int(i)] for i in rows]
+
+    @property
+    def sentence(self) -> str:
+        """What is to be learned from what, and how many rows each part has."""
+        sizes = ", ".join(f"{len(self.parts[p]):,} {p}" for p in ("train", "valid", "test"))
+        inputs = ", ".join(f"{c.name} ({c.kind})" for c in self.schema.columns)
+        inputs = inputs if len(inputs) < 400 else f"{len(self.schema.columns)} columns"
+        answer = ", ".join(t.name for t in self.schema.targets)
+        return f"{self.name}{' of ' * bool(answer)}{answer} from {inputs}; rows: {sizes}"
 
     @property
     def fingerprint(self) -> str:
