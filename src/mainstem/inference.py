@@ -16,7 +16,7 @@ from mainstem.contracts import Array, Batch, Call, Emit, Example, Prediction, Ro
 from mainstem.errors import MainstemError
 from mainstem.schema import Column, Schema
 
-CHUNK = 256  # examples encoded and predicted at a time
+CHUNK = 64  # examples encoded and predicted at a time: long texts of more would take gigabytes
 
 
 def encoder(modality: str) -> Any:
