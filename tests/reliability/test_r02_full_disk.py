@@ -123,7 +123,7 @@ def whole_run(count, folder, name):
     trials.train(case, place)
     before = trials.weights(place)
     calls = trial(lambda: trials.train(case, place, resume=True), counting).calls
-    for n in range(1, len(calls) + 1):
+    for n in range(1, len(calls) + 1, round(1 / trials.share())):
         done = trial(lambda: trials.train(case, place, resume=True), lambda n=n: failing(n, ERRORS[n % 2], lasting=True))
         artifact.check(place / "model")
         right = done.kind == "refused" and "disk is full" in done.message and str(place) in done.message

@@ -179,18 +179,18 @@ def test_ten_thousand(tmp_path):
 
 
 def speed(whole: Path, big: Path):
-    """Bytes verified a second on 256 MiB, and what verifying adds to a load of a small model."""
+    """Bytes verified a second of processor time on 256 MiB, and what verifying adds to the load of a small model."""
     with files.folder(big, {"format": 1}) as made:
         made.add("weights.safetensors", np.random.default_rng(0).bytes(256 << 20))
 
     def best(function):
         times = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()
             function()
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         return min(times)
 
     rate = (256 << 20) / best(lambda: artifact.check(big)) / 1e9
     check, load = best(lambda: artifact.check(whole)), best(lambda: seal.open_folder(whole))
-    return {"verified_GB_per_s": round(rate, 2), "verify_ms": round(check * 1e3, 2), "load_ms": round(load * 1e3, 2)}
+    return {"verified_GB_per_cpu_s": round(rate, 2), "verify_cpu_ms": round(check * 1e3, 2), "load_cpu_ms": round(load * 1e3, 2)}

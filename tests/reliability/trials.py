@@ -176,6 +176,11 @@ class Count:
         assert not self.failures, f"{len(self.failures)} of {self.n}: {self.failures[0]}"
 
 
+def share():
+    """The share of the full counts that is asked for: MAINSTEM_TORTURE=0.1 tries a tenth of them. The result file tells n."""
+    return float(os.environ.get("MAINSTEM_TORTURE", "1"))
+
+
 def scaled(full):
-    """The full count, or the share of it that MAINSTEM_TORTURE asks for (a trial of the harness; the result file tells n)."""
-    return max(1, round(full * float(os.environ.get("MAINSTEM_TORTURE", "1"))))
+    """That share of a count."""
+    return max(1, round(full * share()))
