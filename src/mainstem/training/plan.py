@@ -36,7 +36,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     },
 }  # fmt: skip
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
-PROBE_L2 = (1e-2, 1e-3, 1e-4)  # the simplest first
+PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 
 def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...], list[str]]:
