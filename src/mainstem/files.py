@@ -292,6 +292,8 @@ def hash_file(path: Path | str) -> str:
 def broken(path: Path | str) -> list[str]:
     """What in a folder does not match its MANIFEST.json: "head.safetensors: changed", "x: missing", "y: not listed"."""
     path = Path(path)
+    if (path / MANIFEST).is_symlink():
+        return [f"{MANIFEST}: a link, not a file"]
     try:
         written = (path / MANIFEST).read_bytes()
         told = json.loads(written)
@@ -302,8 +304,6 @@ def broken(path: Path | str) -> list[str]:
             return [f"{MANIFEST}: changed"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [f"{MANIFEST}: missing or unreadable"]
-    if (path / MANIFEST).is_symlink():
-        return [f"{MANIFEST}: a link, not a file"]
     found = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file() or p.is_symlink()}
     wrong = [f"{name}: not listed" for name in sorted(found.keys() - listed.keys() - {MANIFEST})]
     for name, digest in sorted(listed.items()):

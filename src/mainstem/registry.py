@@ -113,7 +113,8 @@ def _family_of(folder: Path) -> str:
 
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+        config = config if isinstance(config, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise MainstemError(
             "this folder has no readable config.json, so its family is unknown",
             where=str(folder),

@@ -225,7 +225,7 @@ def read(folder: Path) -> Replay:
         calls = [(c["graph"], {n: arrays[f"call/{i}/{n}"] for n in c["outputs"]}) for i, c in enumerate(record["calls"])]
         columns, edges = record["columns"], unpack_columns(record["edges"])
         return Replay(columns and unpack_columns(columns), edges, record["hashes"], encoded, calls, record["predictions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MainstemError(f"the replay cannot be read ({type(error).__name__}: {error})", where=str(folder)) from None
 
 

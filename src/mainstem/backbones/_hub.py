@@ -89,7 +89,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(min(size, 100_000_000)))
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MainstemError("this is not a whole safetensors file", where=str(path), do="Fetch the model again.") from error
 
 

@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises MainstemError where it is missing or is none."""
     try:
         tree = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MainstemError("this file is missing or is not JSON", where=str(path), do="Give the folder of a whole model.") from error
     if not isinstance(tree, dict):
         raise MainstemError("this file does not hold a JSON object", where=str(path))

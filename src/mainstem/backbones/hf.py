@@ -114,7 +114,7 @@ def features(width: int) -> dict[str, Feature]:
 def _read(ref: Ref) -> _hub.Folder:
     path = ref.folder or _hub.fetch(ref.variant)
     folder = _hub.read(path)
-    if "model_type" not in folder.config:
+    if not isinstance(folder.config.get("model_type"), str):
         raise MainstemError("config.json names no model_type", where=str(path), do="Give a model folder of transformers.")
     return folder
 

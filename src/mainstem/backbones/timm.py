@@ -22,6 +22,7 @@ POOLED = "pooled_features"  # our key in it: the width before the classifier, wh
 SIZE: Config = {"size": 0}  # 0: the one it was trained with
 # Where timm would fetch weights from, by itself and as pickles: never followed.
 SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
+PLACES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "kwargs_filter", "features_only")
 
 
 class Timm:
@@ -77,7 +78,7 @@ class Timm:
                 num_classes=0,
                 **config.get("model_args", {}),
             )
-        except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        except (RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise MainstemError(f"the network cannot be built: {' '.join(str(error).split())}", where=str(path or ref.text)) from error
         missing = [name for name, _ in module.named_parameters() if weights and name not in weights]
         if missing:
@@ -118,6 +119,8 @@ class Timm:
         settings = _own.settings(Ref(ref.text, ref.family, settings=ref.settings), self.defaults)
         config = _own.config(ref) if ref.folder else json.loads(json.dumps(self.fresh(ref)))
         where = str(ref.folder or ref.text)
+        if ref.folder:
+            _refuse_places(config, where)
         cfg = config.get("pretrained_cfg")
         if not isinstance(config.get("architecture"), str) or not isinstance(cfg, dict) or not {"input_size", "mean", "std"} <= cfg.keys():
             raise MainstemError("config.json is not that of a timm model", where=where, do="It needs architecture and pretrained_cfg.")
@@ -148,6 +151,16 @@ def variant(ref: Ref, known: Collection[str], default: str) -> str:
         names = [f"{ref.family}{dash}{name}" for name in known]
         raise MainstemError(f"there is no '{ref.text}'", do=suggest(f"{ref.family}{dash}{asked}", names))
     return asked
+
+
+def _refuse_places(config: Config, where: str) -> None:
+    """Raise MainstemError where a folder's config would make timm read weights, often pickles, from elsewhere."""
+    named = config.get("model_args", {})
+    wrong = [name for name in named if name in PLACES] if isinstance(named, dict) else ["model_args"]
+    if not re.fullmatch(r"\w[\w.]*", str(config.get("architecture"))):
+        wrong.append("architecture")
+    if wrong:
+        raise MainstemError(f"config.json may not say '{wrong[0]}' like this: it would read something else", where=where)
 
 
 def _resized(config: Config, size: int) -> Config:

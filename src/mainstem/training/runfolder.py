@@ -145,7 +145,7 @@ def _asked(place: Path) -> dict[str, Any]:
     try:
         before = json.loads(place.read_bytes())
         return {"data": str(before["data"]), "config": dict(before["config"])}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
 
 
