@@ -1,5 +1,6 @@
 """A training run as a whole, through the Python API, on small tables that the tests make."""
 
+import itertools
 import json
 
 import numpy as np
@@ -199,3 +200,26 @@ def test_a_time_limit_within_a_later_candidate_drops_it(tmp_path):
     assert [c["name"] for c in resolved["candidates"]] == ["linear"]
     assert "cuts" not in resolved
     assert run.chosen.startswith("Chosen: linear")
+
+
+def test_early_stopping_never_watches_the_rows_that_are_scored(tmp_path, monkeypatch):
+    from mainstem.training import fitting
+
+    seen, fit, answers = [], fitting.fit, fitting.answers
+
+    def fitted(candidate, problem, train, valid, **more):
+        seen.append(("learned", set(train.source), set(valid.source) if valid is not None else set()))
+        return fit(candidate, problem, train, valid, **more)
+
+    def answered(made, table):
+        seen.append(("scored", set(table.source), set()))
+        return answers(made, table)
+
+    monkeypatch.setattr(fitting, "fit", fitted)
+    monkeypatch.setattr(fitting, "answers", answered)
+    config = {"training": {"epochs": 2, "patience": 1}}
+    ms.train(made_table(), "buys", out=tmp_path / "run", backbones=["linear", "mlp"], config=config)
+    pairs = [(a, b) for a, b in itertools.pairwise(seen) if a[0] == "learned" and b[0] == "scored"]
+    watching = [(learned, watched, scored) for (_, learned, watched), (_, scored, _) in pairs if watched]
+    assert len(watching) == 5
+    assert all(not scored & (learned | watched) and not learned & watched for learned, watched, scored in watching)

@@ -24,6 +24,7 @@ from mainstem.training.preparing import Prepared
 from mainstem.training.runfolder import RunFolder, finished, keep, training
 
 COMPARE_SHARE = 0.6  # of a time limit: when comparing ends
+WATCHED = 0.15  # of the rows a candidate learns from: those that early stopping watches
 _SHOWN = ("accuracy", "roc_auc", "r2", "f1_micro")  # beside the figure that is compared
 
 
@@ -152,12 +153,13 @@ class Comparison:
         if kept := finished(place):
             return kept
         table = self.data.table
+        learned, watched = self._parted(candidate, train)
         key, started = f"{candidate.name}/{fold}", time.monotonic()
         fitted = fitting.fit(
             self.limited(candidate, key),
             self.problem,
-            table.take(train),
-            table.take(valid),
+            table.take(learned),
+            None if watched is None else table.take(watched),
             folder=training(place),
             final=fold == 0,
             report=lambda figures: self.folder.report({"candidate": candidate.name, "part": fold + 1, **figures}),
@@ -179,6 +181,27 @@ class Comparison:
                 files.remove(training(place))
         found = {"epochs": fitted.epochs, "loss": fitted.loss, "state": fitted.artifact.state}
         return {**found, "rows": valid, "outputs": outputs, "predictions": predictions, "cut": cut}
+
+    def _parted(self, candidate: Candidate, rows: Array) -> tuple[Array, Array | None]:
+        """The rows to learn from and those that early stopping watches: never the rows that the candidate is scored on."""
+        training = candidate.training
+        if not training.patience or (candidate.inputs and fitting.predictor_of(candidate.inputs[0], training)):
+            return rows, None
+        data = self.data
+        try:
+            parts = splits.split(
+                len(rows),
+                target=data.answers(rows) if data.task.target == "category" else None,
+                groups=None if data.groups is None else list(data.groups[rows]),
+                hashes=[data.table.hashes[int(i)] for i in rows],
+                valid=WATCHED,
+                test=0.0,
+                seed=self.config.seed,
+                keep_together=data.keep_together,
+            )
+        except MainstemError:  # too few rows or groups to part
+            return rows, None
+        return rows[parts["train"]], rows[parts["valid"]]
 
     def _check_learned(self, fitted: Fitted) -> None:
         """Raise where a run was cut before the first step: there is nothing to seal."""
@@ -213,13 +236,13 @@ class Comparison:
 
     def first_part(self, best: Candidate) -> Fitted:
         """The candidate as its first part fitted it, from its last checkpoint, or fitted again where cuts are repeated."""
-        train, valid = self.folds()[0]
+        learned, watched = self._parted(best, self.folds()[0][0])
         table = self.data.table
         fitted = fitting.fit(
             self.limited(best, f"{best.name}/0"),
             self.problem,
-            table.take(train),
-            table.take(valid),
+            table.take(learned),
+            None if watched is None else table.take(watched),
             folder=training(self.folder.place(self.candidates.index(best), best, 0)),
             stopped=lambda: self.stop.interrupted,
         )
