@@ -121,15 +121,20 @@ def whole_run(count, folder, name):
     """Seal a finished run again while the disk is full at the n-th operation: its model stays, and the next start is clean."""
     case, place = trials.cases(folder)[name], folder / "run"
     trials.train(case, place)
+
+    def again():
+        (place / "report.json").unlink(missing_ok=True)  # as if it had been killed before its last line
+        trials.train(case, place, resume=True)
+
     before = trials.weights(place)
-    calls = trial(lambda: trials.train(case, place, resume=True), counting).calls
+    calls = trial(again, counting).calls
     for n in range(1, len(calls) + 1, round(1 / trials.share())):
-        done = trial(lambda: trials.train(case, place, resume=True), lambda n=n: failing(n, ERRORS[n % 2], lasting=True))
+        done = trial(again, lambda n=n: failing(n, ERRORS[n % 2], lasting=True))
         artifact.check(place / "model")
         right = done.kind == "refused" and "disk is full" in done.message and str(place) in done.message
         count(right and trials.weights(place) == before, f"{name}, {calls[n - 1]} {n} of {len(calls)}: {done.kind} {done.message}")
-    again = trial(lambda: trials.train(case, place, resume=True))
-    count(again.kind == "done" and not trials.leftovers(place), f"{name}: {again.message} {trials.leftovers(place)}")
+    whole = trial(again)
+    count(whole.kind == "done" and not trials.leftovers(place), f"{name}: {whole.message} {trials.leftovers(place)}")
     return len(calls)
 
 

@@ -110,6 +110,10 @@ class _Run:
 
     def _train(self, candidates: Sequence[Candidate]) -> Result:
         self.folder.open(self.config, self.data, resume=self.resuming)
+        if self.resuming and not self.folder.read_only and (told := self.folder.reported()):
+            self.folder.clear()
+            self.say("this run has ended already")
+            return Result(self.folder.path, self.model, told["evaluation"], told["chosen"], notes=list(self.data.notes))
         self.folder.write_config(self.config, self.data, candidates, {})
         known = np.concatenate([self.data.parts["train"], self.data.parts["valid"]])
         self.problem = Problem(
@@ -204,7 +208,7 @@ class _Run:
         sealed = shipping.ship(self.model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
         if not self.folder.read_only:
             self.folder.write_config(self.config, self.data, self.comparison.candidates, self.comparison.cuts)
-            self.folder.finish({**about, "evaluation": report, "seal": sealed})
             for note in line.explain(self.folder.path, self.data, fitted, known):
                 self.say(note)
+            self.folder.finish({**about, "evaluation": report, "seal": sealed, "interrupted": self.stop.interrupted})
         return Result(self.folder.path, self.model, report, sentence, self.stop.interrupted, list(self.data.notes))

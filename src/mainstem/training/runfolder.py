@@ -67,8 +67,21 @@ class RunFolder:
         configs.write(self.path / "config.yaml", config.model_copy(update=update))
 
     def finish(self, report: Mapping[str, Any]) -> None:
-        """report.json, and no more checkpoints."""
+        """report.json, the last thing that a run writes, and no more checkpoints."""
         files.write_json(self.path / "report.json", report)
+        self.clear()
+
+    def reported(self) -> dict[str, Any] | None:
+        """report.json of a run that came to its end; None where it did not, or its model is not as it was sealed."""
+        try:
+            told = json.loads((self.path / "report.json").read_bytes())
+            ended = not told["interrupted"] and {"evaluation", "chosen"} <= told.keys()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+        return told if ended and not files.broken(self.path / "model") else None
+
+    def clear(self) -> None:
+        """Remove the checkpoints of fits."""
         for leftover in (self.path / "candidates").glob("**/*-training"):
             files.remove(leftover)
 
