@@ -233,8 +233,8 @@ def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]
     """A candidate over these inputs with the training that suits them; a probe alone is tried at several strengths of l2."""
     kinds = {each.adapt for each in inputs}
     name = " + ".join(_label(each) for each in inputs)
-    frozen = [each.name for each in inputs if each.adapt == "probe"]
-    head = {"standardize": frozen} if frozen else {}
+    # beside a network that learns with it, a frozen feature is best left as it is (docs/log.md)
+    head = {"standardize": [each.name for each in inputs]} if kinds == {"probe"} else {}
     if kinds == {"probe"} and config.training.optimizer in ("", "lbfgs"):
         strengths = (config.training.l2,) if config.training.l2 else PROBE_L2
         return [
