@@ -124,6 +124,7 @@ def whole_run(count, folder, name):
 
     def again():
         (place / "report.json").unlink(missing_ok=True)  # as if it had been killed before its last line
+        trials.fresh(place / "candidates" / "refit-training")
         trials.train(case, place, resume=True)
 
     before = trials.weights(place)

@@ -112,11 +112,13 @@ def trial(
         warnings.simplefilter("ignore", DeprecationWarning)  # python 3.12: fork beside threads
         child = os.fork()
     if child == 0:
-        os.close(ours)
-        report = json.dumps(_outcome(function, fault)).encode()
-        while report:
-            report = report[os.write(theirs, report) :]
-        os._exit(0)
+        try:
+            os.close(ours)
+            report = json.dumps(_outcome(function, fault)).encode()
+            while report:
+                report = report[os.write(theirs, report) :]
+        finally:  # also where nobody listens any more: a child must never go on as its parent
+            os._exit(0)
     os.close(theirs)
     hung = not select.select([ours], [], [], LIMIT if after is None else after)[0]
     if hung:
