@@ -90,7 +90,9 @@ def inject(count, case, name, place, at, bad, folder, fit=1):
         except NonFinite as error:
             said = error
     told = said is not None and bool(re.search(r"step \d+.*at learning rate .*--lr", str(said))) and said.step == at
-    same = watch.before is None or all(np.array_equal(watch.before[k], watch.after[k]) for k in watch.before if "running" not in k)
+    same = watch.before is None or all(
+        np.array_equal(watch.before[k], watch.after[k]) for k in watch.before if "running_" not in k and "num_batches" not in k
+    )
     steps = sorted(folder.rglob("step-*"))
     finite = all(np.isfinite(array).all() for path in steps for array in _floats(path))
     right = told and same and watch.done == at and finite and not (folder / "model").exists()

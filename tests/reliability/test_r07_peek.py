@@ -40,8 +40,14 @@ def perturb(rows, rng):
 def learned(case, folder):
     """Every learned file of the model, and the ids of encodings and graphs."""
     trials.train(case, trials.fresh(folder))
-    return trials.weights(folder).encode() + b"".join(
-        p.read_bytes() for p in sorted((folder / "model").rglob("*")) if p.name in ("head.json", "config.json", "state.safetensors")
+    contents = json.loads((folder / "model" / "mainstem.json").read_bytes())
+    states = json.dumps([contents[name] for name in ("inputs", "target", "state", "settings", "schema")]).encode()
+    return (
+        trials.weights(folder).encode()
+        + states
+        + b"".join(
+            p.read_bytes() for p in sorted((folder / "model").rglob("*")) if p.name in ("head.json", "config.json", "state.safetensors")
+        )
     )
 
 

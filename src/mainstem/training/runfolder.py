@@ -111,12 +111,15 @@ class RunFolder:
         self.told(figures)
 
     def _scalars(self, figures: Mapping[str, Any]) -> None:
-        if self.writer is None:
-            self.writer = tensorboard(self.path / "tensorboard") or False
-        if self.writer:
-            for name in ("loss", "valid"):
+        """For TensorBoard. It writes by itself and only for looking at, so a full disk ends it and not the run."""
+        try:
+            if self.writer is None:
+                self.writer = tensorboard(self.path / "tensorboard") or False
+            for name in ("loss", "valid") if self.writer else ():
                 if figures.get(name) is not None:
                     self.writer.add_scalar(f"{figures['candidate']}/{figures['part']}/{name}", figures[name], figures["epoch"])
+        except OSError:
+            self.writer = False
 
 
 def training(place: Path) -> Path:
