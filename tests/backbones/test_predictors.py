@@ -278,3 +278,17 @@ def test_categories_are_ordered_by_the_answer():
     order = table[[2, 4, 0, 3], 0]
     assert (np.diff(order) > 0).all() or (np.diff(order) < 0).all()
     assert table[1, 0] == 0
+
+
+def test_a_category_of_nearly_distinct_values_does_not_give_answers_away():
+    rng = np.random.default_rng(0)
+    rows = 400
+    numbers = rng.normal(size=(rows, 3))
+    value = np.sin(2 * numbers[:, 0]) * numbers[:, 1] + 0.2 * rng.normal(size=rows)
+    codes = 2 + rng.permutation(rows)[:, None]
+    kinds = {"task": "regression", "outputs": 1, "categories": [rows + 2]}
+    known, new = np.arange(300), np.arange(300, rows)
+    trees = registry.load("backbones", "trees").predictor
+    state = trees.fit({"numbers": numbers[known], "categories": codes[known]}, {"value": value[known]}, kinds, None, {}, 0)
+    found = trees.run(state, {"numbers": numbers[new], "categories": codes[new]})["value"][:, 0]
+    assert 1 - np.mean((found - value[new]) ** 2) / np.var(value[new]) > 0.5

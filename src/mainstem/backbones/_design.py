@@ -63,6 +63,8 @@ def ordered(arrays: Arrays, sizes: Sequence[int], y: Array, weights: Array) -> D
     """One column a category: its codes ordered by the answer, so that one split parts them as well as any subset would.
 
     y [n, s]: mean answers by code, along their first principal component (Coppersmith et al. 1999); unseen codes are 0.
+    Codes with fewer rows than the prior counts share one mean: that of a code with a row or two would give the row's own
+    answer away, and trees would follow it (the leak of target encoding).
     """
     codes = arrays.get("categories", np.zeros((0, 0), np.int64))
     centred = y - np.average(y, axis=0, weights=weights)
@@ -70,7 +72,10 @@ def ordered(arrays: Arrays, sizes: Sequence[int], y: Array, weights: Array) -> D
     for i, size in enumerate(sizes):
         count = np.bincount(codes[:, i], weights, size)
         total = np.column_stack([np.bincount(codes[:, i], weights * column, size) for column in centred.T])
+        rare = (count > 0) & (np.bincount(codes[:, i], minlength=size) < _PRIOR)
+        count[rare], total[rare] = count[rare].sum(), total[rare].sum(axis=0)
         mean = total / (count + _PRIOR)[:, None]
+        count[rare] /= max(1, rare.sum())  # their share of the rows, for the component below
         _, axes = np.linalg.eigh((mean * count[:, None]).T @ mean)
         axis = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])
         tables.append((mean @ axis)[:, None])
