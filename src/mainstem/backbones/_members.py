@@ -330,10 +330,9 @@ class RandomForest:
             max_leaf_nodes=self.most_leaves,
             max_samples=min(self.most_rows, len(x)),
             random_state=seed,
-            n_jobs=2,
+            n_jobs=1,  # threads would add up the trees in any order, and lose scikit-learn's settings
         )
-        model.fit(x, problem.y if problem.y.shape[1] > 1 else problem.y[:, 0], problem.weights)
-        return model.set_params(n_jobs=1)  # threads would add up the trees in any order
+        return model.fit(x, problem.y if problem.y.shape[1] > 1 else problem.y[:, 0], problem.weights)
 
     def _scores(self, mean: Array, kind: str) -> Array:
         if kind == "value":
