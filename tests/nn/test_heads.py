@@ -50,17 +50,20 @@ def test_batch_norm_takes_a_batch_of_one():
     assert head(arrays(1))["value"].isfinite().all()
 
 
-def test_standardize_gives_features_of_any_scale_one_scale():
-    head, x = Head(FEATURES, "value", 1, {**HEAD, "standardize": True}).train(), arrays(100)
+def test_standardize_gives_the_features_of_an_input_one_scale_and_leaves_the_others():
+    head, x = Head(FEATURES, "value", 1, {**HEAD, "standardize": ["text"]}).train(), arrays(100)
     x["text.mean"] = x["text.mean"] * 1000 + 5000
-    seen = head.layers[0](torch.cat([x["image.pooled"], x["text.mean"]], 1))
-    torch.testing.assert_close(seen.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(seen.var(0), torch.ones(5), atol=0.02, rtol=0)
+    joined = []
+    head.layers.register_forward_pre_hook(lambda module, inputs: joined.append(inputs[0]))
     head(x)
-    mean = head.layers[0].running_mean.clone()
-    torch.testing.assert_close(mean[2:], x["text.mean"].mean(0))
+    picture, text = joined[0][:, :2], joined[0][:, 2:]
+    torch.testing.assert_close(picture, x["image.pooled"])
+    torch.testing.assert_close(text.mean(0), torch.zeros(text.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(text.var(0), torch.ones(text.shape[1]), atol=0.02, rtol=0)
+    mean = head.norms[0].running_mean.clone()
+    torch.testing.assert_close(mean, x["text.mean"].mean(0))
     head.eval()({name: value + 1 for name, value in x.items()})
-    torch.testing.assert_close(head.layers[0].running_mean, mean)
+    torch.testing.assert_close(head.norms[0].running_mean, mean)
     assert head.train()(arrays(1))["value"].isfinite().all()
 
 
