@@ -75,7 +75,7 @@ def ordered(arrays: Arrays, sizes: Sequence[int], y: Array, weights: Array) -> D
         rare = (count > 0) & (np.bincount(codes[:, i], minlength=size) < _PRIOR)
         count[rare], total[rare] = count[rare].sum(), total[rare].sum(axis=0)
         mean = total / (count + _PRIOR)[:, None]
-        count[rare] /= max(1, rare.sum())  # their share of the rows, for the component below
+        count = np.where(rare, count / max(1, rare.sum()), count)  # their share of the rows, for the component below
         _, axes = np.linalg.eigh((mean * count[:, None]).T @ mean)
         axis = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])
         tables.append((mean @ axis)[:, None])
