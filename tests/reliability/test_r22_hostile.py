@@ -441,7 +441,7 @@ class Range:
         clean = not self.canary.exists() and done.kind != "killed" and SIGN not in done.message
         self.made.setdefault(path, {"done": 0, "refused": 0, "crashed": 0, "killed": 0})[done.kind] += 1
         if told:
-            self.unclear.append(f"{path}, {name}: {told}"[:300])
+            self.unclear.append(f"{path}, {name}: {told}".replace(str(self.folder), "FOLDER")[:300])
         self.count(clean, f"{path}, {name}: {done.kind} {done.message[-1500:]} {'CANARY' * self.canary.exists()}")
         if self.canary.exists():
             self.canary.rmdir()

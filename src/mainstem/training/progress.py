@@ -109,7 +109,7 @@ def _is_after(line: str, candidate: Any, part: Any, after: int) -> bool:
     try:
         told = json.loads(line)
         return bool(told["candidate"] == candidate and told["part"] == part and told["epoch"] > after)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return True  # half a line
 
 

@@ -152,7 +152,7 @@ def finished(place: Path) -> dict[str, Any] | None:
             "state": artifacts.unpack_state(place, kept["state"], "state", arrays),
             "predictions": [seal.as_answer(p) for p in kept["predictions"]],
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, MainstemError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MainstemError):
         return None
 
 
