@@ -17,12 +17,12 @@ from pathlib import Path
 
 import mainstem as ms
 
-# name: data, backbone, settings. "again" must follow "probe": it finds the features in the cache.
+# name: data, backbone, settings. The first probe of a pair finds an empty cache, "again" what that one left there.
 RUNS = {
-    "debsections minilm default": ("debsections", "minilm", {}),
-    "zh_reviews e5 default": ("zh_reviews", "e5", {}),
     "debsections minilm probe": ("debsections", "minilm", {"adapt": "probe"}),
     "debsections minilm probe again": ("debsections", "minilm", {"adapt": "probe"}),
+    "debsections minilm default": ("debsections", "minilm", {}),
+    "zh_reviews e5 default": ("zh_reviews", "e5", {}),
     "zh_reviews e5 probe": ("zh_reviews", "e5", {"adapt": "probe"}),
     "debsections minilm lora": ("debsections", "minilm", {"adapt": "lora", "epochs": 1}),
     "debsections minilm full": ("debsections", "minilm", {"adapt": "full", "epochs": 1}),

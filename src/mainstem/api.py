@@ -45,7 +45,10 @@ class Model:
 
     def answer(self, rows: Rows, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
         """One answer a row, bad rows as their error."""
-        return self.pipeline.predict(rows, self.runner, options)[0]
+        from mainstem import seal
+
+        with seal.blamed(self.pipeline, self.runner, self.path):
+            return self.pipeline.predict(rows, self.runner, options)[0]
 
     def read(self, data: Any) -> Rows:
         """Any source of rows, read with this model's columns in mind."""
@@ -59,6 +62,7 @@ class Model:
         group: a column whose values are resampled whole. Rows without an answer are left out and counted as "unanswered".
         Raises MainstemError for rows that do not parse, and where no row has an answer.
         """
+        from mainstem import seal
         from mainstem.evaluation.report import evaluate
 
         rows = self.read(data)
@@ -72,7 +76,8 @@ class Model:
             if group not in rows.columns:
                 raise MainstemError(f"there is no column '{group}'", where=rows.where)
             groups = [str(rows.columns[group][i]) for i in table.source]
-        predictions = self.pipeline.predict_table(table, self.runner)
+        with seal.blamed(self.pipeline, self.runner, self.path):
+            predictions = self.pipeline.predict_table(table, self.runner)
         labels = self.pipeline.artifact.state.json.get("labels", [])
         contents = self.pipeline.artifact
         report: dict[str, Any] = evaluate(

@@ -13,7 +13,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,16 +238,40 @@ def _row_hashes(array: Array) -> list[str]:
 
 
 def compare(pipeline: Pipeline, runner: Runner, replay: Replay, rows: Rows | None = None, where: str = "") -> dict[str, float]:
-    """Do the replay again and return the worst difference by stage. Raises Mismatch at the first stage that differs.
+    """Do the replay again and return the worst difference by stage. Raises Mismatch at the first stage that differs, or that breaks.
 
     rows: the golden rows in the order of the replay (`Replay.rows`), where it keeps hashes only.
     """
-    table, errors = pipeline.parse(rows or replay.rows())
+    try:
+        return _compare(pipeline, runner, replay, rows or replay.rows(), where)
+    except (MainstemError, MemoryError, OSError):
+        raise
+    except Exception as error:  # contents that contradict each other break anywhere, in any way
+        raise Mismatch("replay", None, f"it breaks ({type(error).__name__}: {_short(str(error), 200)})", where) from error
+
+
+@contextmanager
+def blamed(pipeline: Pipeline, runner: Runner, folder: Path) -> Iterator[None]:
+    """Around answers of a model. An error that nobody foresaw is the model's where its replay breaks or differs too (Mismatch),
+    and else a bug of ours, which is raised as it is."""
+    try:
+        yield
+    except (MainstemError, MemoryError, OSError):
+        raise
+    except Exception:
+        recorded = read(folder)
+        if recorded.columns is not None:
+            compare(pipeline, runner, recorded, where=str(folder))
+        raise
+
+
+def _compare(pipeline: Pipeline, runner: Runner, replay: Replay, rows: Rows, where: str) -> dict[str, float]:
+    table, errors = pipeline.parse(rows)
     if errors:
         row = min(errors)
         raise Mismatch("parse", row, f"it no longer parses: {errors[row].what}", where)
     _equal_lists(table.hashes, replay.hashes, "parse", where)
-    stages = run(pipeline, runner, rows or replay.rows())
+    stages = run(pipeline, runner, rows)
     worst = {"parse": 0.0, "encode": _compare_encoded(stages, replay, where)}
     if [graph for graph, _ in stages.calls] != [graph for graph, _ in replay.calls]:
         raise Mismatch("calls", None, "other graphs are called, or in another order", where)
@@ -322,7 +347,7 @@ def _compare_predictions(
         size = pipeline.task.differ(as_prediction(a), as_prediction(b))
         if not size <= pipeline.task.tolerance:
             found, expected = b.get("prediction"), a.get("prediction")
-            said = f"{_short(found)} instead of {_short(expected)}, " if found != expected else ""
+            said = f"{_short(repr(found))} instead of {_short(repr(expected))}, " if found != expected else ""
             raise Mismatch(stage, row, f"{said}differs by {size:.3g}, allowed {pipeline.task.tolerance:.3g}", where)
         worst = max(worst, size)
     return worst
@@ -347,9 +372,8 @@ def as_prediction(rendered: Mapping[str, Any]) -> Prediction:
     )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _largest(a: Array, b: Array) -> float:

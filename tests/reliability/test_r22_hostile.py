@@ -23,7 +23,7 @@ from mainstem.errors import MainstemError
 from mainstem.serve.models import Models
 from mainstem.testing.faults import relist, trial
 
-PROMISE = "hostile artifacts are refused or are harmless: nothing they bring is imported or run, no file elsewhere is opened"
+PROMISE = "hostile artifacts are refused in a sentence or are harmless: nothing they bring is imported or run, no file elsewhere is opened"
 
 # --- the watch --------------------------------------------------------------------------------------------------------
 
@@ -417,7 +417,6 @@ class Range:
         self.work.mkdir()
         (folder / "secret").write_text("secret")
         self.made = {}
-        self.unclear = []  # refused, but by an error of Python and not in a sentence
 
     def attempt(self, path, name, source, alter, action):
         """One hostile copy of `source` (or none) and one load path."""
@@ -437,11 +436,8 @@ class Range:
             watched(lambda: action(target), place)
 
         done = trial(child)
-        told = done.message.rstrip().splitlines()[-1] if done.kind == "crashed" else ""
-        clean = not self.canary.exists() and done.kind != "killed" and SIGN not in done.message
+        clean = not self.canary.exists() and done.kind in ("done", "refused")
         self.made.setdefault(path, {"done": 0, "refused": 0, "crashed": 0, "killed": 0})[done.kind] += 1
-        if told:
-            self.unclear.append(f"{path}, {name}: {told}".replace(str(self.folder), "FOLDER")[:300])
         self.count(clean, f"{path}, {name}: {done.kind} {done.message[-1500:]} {'CANARY' * self.canary.exists()}")
         if self.canary.exists():
             self.canary.rmdir()
@@ -521,4 +517,4 @@ def test_hostile_artifacts(tmp_path):
 def test_every_hostile_artifact(tmp_path):
     count = trials.Count(22, PROMISE, 0)
     fired = shoot(tmp_path, count, every=1)
-    count.write(paths=fired.made, refused_without_a_sentence=len(fired.unclear), such=fired.unclear[:40])
+    count.write(paths=fired.made)

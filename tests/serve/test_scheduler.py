@@ -52,9 +52,9 @@ def together(scheduler, runners, calls):
         return list(pool.map(ask, runners, calls))
 
 
-def test_calls_of_two_models_with_equal_weights_run_as_one_and_answer_as_alone():
+def test_calls_of_two_models_that_hold_one_graph_run_as_one_and_answer_as_alone():
     graph, scheduler = Graph(), Scheduler(gather=0.5)
-    models = [scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), name) for name in ("a", "b")]
+    models = [scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC})) for _ in range(2)]
     rows = [list(range(1, 2 + i)) for i in range(8)]
     alone = [GraphRunner({"encoder": Graph()}, {"encoder": SPEC})(call(row)) for row in rows]
     merged = together(scheduler, [models[i % 2] for i in range(8)], [call(row) for row in rows])
@@ -66,7 +66,7 @@ def test_calls_of_two_models_with_equal_weights_run_as_one_and_answer_as_alone()
 
 def test_identical_calls_pass_the_graph_once():
     graph, scheduler = Graph(), Scheduler(gather=0.5)
-    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
+    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}))
     answers = together(scheduler, [runner] * 6, [call([1, 2, 3])] * 6)
     assert graph.rows == [1]
     assert [a["sum"].tolist() for a in answers] == [[6.0]] * 6
@@ -75,19 +75,21 @@ def test_identical_calls_pass_the_graph_once():
 
 def test_a_poisoned_call_fails_alone():
     scheduler = Scheduler(gather=0.5)
-    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}))
     answers = together(scheduler, [runner] * 5, [call([i]) for i in (1, 2, -1, 3, 4)])
     assert isinstance(answers[2], ValueError)
     assert [a["sum"].tolist() for i, a in enumerate(answers) if i != 2] == [[1.0], [2.0], [3.0], [4.0]]
 
 
-def test_other_weights_and_other_outputs_stay_apart():
-    graph, scheduler = Graph(), Scheduler(gather=0.5)
-    first = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
-    other = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": GraphSpec(SPEC.inputs, SPEC.outputs, weights_id="other")}), "b")
+def test_other_graphs_other_ports_and_other_outputs_stay_apart():
+    graph, claims, scheduler = Graph(), Graph(), Scheduler(gather=0.5)
+    ports = GraphSpec(SPEC.inputs, SPEC.outputs[:1], weights_id=SPEC.weights_id)
+    first = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}))
+    other = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": ports}))
+    claimed = scheduler.runner(GraphRunner({"encoder": claims}, {"encoder": SPEC}))  # the same weights_id, another graph
     only = Call("encoder", call([1]).inputs, outputs=("sum",))
-    answers = together(scheduler, [first, other, first], [call([1]), call([2]), only])
-    assert sorted(graph.rows) == [1, 1, 1]
+    answers = together(scheduler, [first, other, first, claimed], [call([1]), call([2]), only, call([3])])
+    assert (graph.rows, claims.rows) == ([1, 1, 1], [1])
     assert set(answers[2]) == {"sum"}
 
 
@@ -101,7 +103,7 @@ def test_rows_with_different_shared_arrays_are_not_merged():
         ran.append(len(arrays["row"]))
         return {"out": arrays["row"] * arrays["table"].sum()}
 
-    runner = scheduler.runner(GraphRunner({"head": scale}, {"head": spec}), "c")
+    runner = scheduler.runner(GraphRunner({"head": scale}, {"head": spec}))
     tables = [np.ones(2, np.float32), np.full(2, 2, np.float32)]
     calls = [Call("head", {"row": np.ones((1, 1), np.float32) * i, "table": tables[i % 2]}) for i in range(4)]
     assert [a["out"].item() for a in together(scheduler, [runner] * 4, calls)] == [0, 4, 4, 12]
@@ -110,14 +112,14 @@ def test_rows_with_different_shared_arrays_are_not_merged():
 
 def test_a_lone_request_does_not_wait_for_others():
     scheduler = Scheduler(gather=30)
-    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}))
     with scheduler.request():
         assert runner(call([5]))["sum"].tolist() == [5.0]
 
 
 def test_merged_calls_stay_below_the_largest_batch():
     graph, scheduler = Graph(), Scheduler(gather=0.5, most_rows=4)
-    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}), "a")
+    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}))
     together(scheduler, [runner] * 10, [call([i]) for i in range(10)])
     assert max(graph.rows) <= 4
     assert sum(graph.rows) == 10
@@ -125,6 +127,6 @@ def test_merged_calls_stay_below_the_largest_batch():
 
 def test_a_call_that_lacks_an_input_fails_before_it_is_merged():
     scheduler = Scheduler()
-    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}), "a")
+    runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}))
     with pytest.raises(KeyError, match="mask"):
         runner(Call("encoder", {"ids": np.array([[1]])}))

@@ -6,6 +6,7 @@ torch.export one and equal in its answers, which the seal checks for every graph
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import warnings
@@ -120,13 +121,17 @@ def function(made: onnxruntime.InferenceSession) -> Function:
 
 
 def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None) -> GraphRunner:
-    """A Runner over the graphs of a model folder. Graphs of equal `weights_id` share one session through `cache`."""
+    """A Runner over the graphs of a model folder. Graphs of equal bytes share one session through `cache`.
+
+    By bytes, not by `weights_id`: that is what a folder says of itself, and one that claims another model's id must not answer for it.
+    """
     cache = {} if cache is None else cache
     functions: dict[str, Function] = {}
-    for name, spec in specs.items():
+    for name in specs:
         path = Path(folder) / "onnx" / f"{name}.onnx"
-        key = spec.weights_id or str(path)
+        data = path.read_bytes()
+        key = hashlib.sha256(data).hexdigest()
         if key not in cache:
-            cache[key] = function(session(path.read_bytes(), str(path)))
+            cache[key] = function(session(data, str(path)))
         functions[name] = cache[key]
     return GraphRunner(functions, specs)

@@ -1,4 +1,4 @@
-"""The models of a server: verified when loaded, replayed before they answer, equal weights in memory once."""
+"""The models of a server: verified when loaded, replayed before they answer, equal graphs in memory once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Models:
             folder = artifact.find(path)
             artifact.check(folder)
             pipeline, runner = seal.open_folder(folder, sessions)
-            merged = self.scheduler.runner(cast(GraphRunner, runner), name)
+            merged = self.scheduler.runner(cast(GraphRunner, runner))
             self.by_name[artifact.safe_name(name, "model name")] = Served(name, folder, pipeline, merged, self.scheduler)
 
     def __iter__(self) -> Iterator[Served]:

@@ -1,6 +1,6 @@
 """Merges the graph calls of many requests: one thread runs the graphs, the requests' own threads do everything else.
 
-A request waits inside `inference.drive` for the answer of its call. Calls of equal weights that wait at the same time run
+A request waits inside `inference.drive` for the answer of its call. Calls of one graph that wait at the same time run
 as one, identical ones once; whoever makes a merged call fail is found by running its parts alone.
 """
 
@@ -61,19 +61,16 @@ class Scheduler:
                 self._active -= 1
                 self._changed.notify()
 
-    def runner(self, own: GraphRunner, model: str) -> GraphRunner:
-        """The same Runner, with its graph calls merged with those of others. `model`: what tells apart graphs without a weights_id."""
-        functions: dict[str, Function] = {}
-        for name, spec in own.specs.items():
-            functions[name] = self._through(own.functions[name], spec, spec.weights_id or (model, name))
-        return GraphRunner(functions, own.specs)
+    def runner(self, own: GraphRunner) -> GraphRunner:
+        """The same Runner, with its graph calls merged with those of others that hold the same function."""
+        return GraphRunner({name: self._through(own.functions[name], spec) for name, spec in own.specs.items()}, own.specs)
 
-    def _through(self, function: Function, spec: GraphSpec, identity: Hashable) -> Function:
+    def _through(self, function: Function, spec: GraphSpec) -> Function:
         inputs, outputs = by_name(spec.inputs), by_name(spec.outputs)
 
         def call(arrays: Arrays, wanted: tuple[str, ...]) -> Answer:
             same = tuple(sorted((name, id(array)) for name, array in shared(arrays, inputs).items()))
-            key = (identity, wanted, tuple(sorted(arrays)), same)
+            key = (function, spec.inputs, spec.outputs, wanted, tuple(sorted(arrays)), same)
             waiting = _Waiting(key, function, inputs, outputs, arrays, wanted, rows_of(arrays, inputs))
             with self._changed:
                 self._waiting.append(waiting)
