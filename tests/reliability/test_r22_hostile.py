@@ -224,9 +224,12 @@ def use(model, rows):
     def load():
         ms.load(model).predict(rows)
 
+    def refuse(error):  # the server answers 503 for a model whose replay failed
+        raise error
+
     def serve():
         served = Models({"m": model})
-        served.replay()
+        served.replay(refuse)
         next(iter(served)).predict(Rows({name: [row[name] for row in rows] for name in rows[0]}))
 
     refused = [one(load), one(lambda: seal.verify(model)), one(serve)]

@@ -21,7 +21,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     "ngram": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 4, "patience": 2},
     "linear": {"optimizer": "adam", "lr": 1e-2, "batch_size": 128, "epochs": 200, "patience": 20},
     "cnn": {"optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "batch_size": 64, "epochs": 15},
-    "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 100, "patience": 10},
+    "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 100, "tol": 1e-4},  # convex: nothing to stop early
     "lora": {
         "optimizer": "adamw", "lr": 5e-4, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2, "warmup": 0.06, "clip": 1.0,
     },
