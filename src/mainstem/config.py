@@ -103,6 +103,8 @@ class Training(Settings):
     """"" lets the plan choose; gd is full-batch gradient descent"""
     lr: float | Literal["auto"] | None = None
     batch_size: int | Literal["full"] | None = None
+    group_by_length: bool = False
+    """texts of like length share a batch: less padding, in batches that are a little less random"""
     epochs: int | None = Field(None, ge=1)
     """what schedules are laid out for"""
     until: int | None = Field(None, ge=1)
@@ -196,6 +198,7 @@ HUB_NAMES = {
     "warmup_steps": "training.warmup",
     "warmup_ratio": "training.warmup",
     "optim": "training.optimizer",
+    "group_by_length": "training.group_by_length",
     "label_smoothing_factor": "task_settings.label_smoothing",
 }
 

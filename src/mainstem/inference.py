@@ -60,11 +60,20 @@ class Processors:
         target = self.answers(answers) if answers and all(answer is not None for answer in answers) else {}
         return Batch(encoded, np.arange(len(examples)), len(examples), names, target, meta=meta)
 
+    def lengths(self, examples: Sequence[Example]) -> Array:
+        """How long the texts of each example are, int64 [n]: examples of like length in a batch need the least padding."""
+        columns = [name for each in self.inputs if each.modality != "table" for name in each.columns]
+        return np.array([sum(_length(example.values[name]) for name in columns) for example in examples], np.int64)
+
     def answers(self, values: Sequence[Value]) -> dict[str, Array]:
         """Typed answers → the arrays that losses take."""
         settings = {**(self.target_settings or {}), "answer": True}
         arrays: dict[str, Array] = encoder(self.target_modality).encode(values, settings, self.target)[0]
         return arrays
+
+
+def _length(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
 
 
 def encode_input(each: Input, examples: Sequence[Example], rng: np.random.Generator | None = None) -> tuple[dict[str, Array], Any]:
@@ -117,14 +126,15 @@ class Pipeline:
         return self.task.predict(batch, self.artifact.state, {**self.task.options, **(options or {})}, rngs)
 
     def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
-        """Typed rows → predictions, one an example, a chunk at a time."""
+        """Typed rows → predictions, one an example in their order; run a chunk at a time, those of like length together."""
         examples = self.examples(table)
         seeds = seeds_of(examples, table)
-        answers: list[Prediction | MainstemError] = []
-        for start in range(0, len(examples), CHUNK):
-            part = slice(start, start + CHUNK)
-            answers += self.predict_batch(self.task.encode(examples[part], self.processors), runner, options, seeds[part])
-        return answers
+        answers: dict[int, Prediction | MainstemError] = {}
+        for part in chunked(len(examples), self.processors.lengths(examples)):
+            batch = self.task.encode([examples[i] for i in part], self.processors)
+            made = self.predict_batch(batch, runner, options, [seeds[i] for i in part])
+            answers.update(zip(part.tolist(), made, strict=True))
+        return [answers[i] for i in range(len(examples))]
 
     def predict(
         self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None
@@ -187,6 +197,12 @@ def drive(
                 emit(asked)
         else:
             answer = tuple(run(call) for call in asked) if isinstance(asked, tuple) else run(asked)
+
+
+def chunked(rows: int, lengths: Array | None = None, size: int = CHUNK) -> Iterator[Array]:
+    """The numbers 0..rows-1 in parts of at most `size`: in order, or from the shortest to the longest by `lengths`."""
+    order = np.arange(rows) if lengths is None else np.argsort(lengths, kind="stable")
+    return (order[start : start + size] for start in range(0, rows, size))
 
 
 def chunks(table: Table, size: int = CHUNK) -> Iterator[Table]:

@@ -37,3 +37,17 @@ def test_batches_hold_every_row_once(n, size, sizes):
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**70])
 def test_any_seed_is_taken(seed):
     assert sorted(order(seed, 0, 5)) == list(range(5))
+
+
+def test_batches_by_length_hold_every_row_once_and_little_padding():
+    lengths = np.random.default_rng(0).integers(1, 500, 1001)
+    plain, near = batches(0, 0, 1001, 10), batches(0, 0, 1001, 10, lengths)
+    assert sorted(i for b in near for i in b.tolist()) == list(range(1001))
+    assert sorted(map(len, near)) == sorted(map(len, plain))
+    padded, spared = (sum(lengths[b].max() * len(b) for b in made) / lengths.sum() for made in (plain, near))
+    assert padded > 1.7
+    assert spared < 1.15
+    longest = [int(lengths[b].max()) for b in near]
+    assert longest != sorted(longest)
+    assert all(np.array_equal(a, b) for a, b in zip(near, batches(0, 0, 1001, 10, lengths), strict=True))
+    assert not np.array_equal(near[0], batches(0, 1, 1001, 10, lengths)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from mainstem import registry, schema
 from mainstem.artifact import Artifact, Input
 from mainstem.config import Candidate, InputSettings, Training
-from mainstem.contracts import Array, Arrays, Call, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
+from mainstem.contracts import Array, Arrays, Call, Example, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
 from mainstem.errors import MainstemError
-from mainstem.inference import CHUNK, Pipeline, drive, encoder, fit_input, seeds_of
+from mainstem.inference import Pipeline, Processors, chunked, drive, encoder, fit_input, seeds_of
 from mainstem.runtimes._calls import GraphRunner
 from mainstem.training.loader import Encoded
 
@@ -241,11 +241,6 @@ def _fit_networks(
 Features = Mapping[str, Callable[[Table], Array]]
 
 
-def chunked(rows: int) -> Iterator[Array]:
-    """The numbers 0..rows-1, CHUNK at a time."""
-    return (np.arange(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
-
-
 def _keep_features(networks: Any, task: Task, inputs: tuple[Input, ...], report: Report) -> Features:
     """For each frozen backbone "INPUT.feature": rows → its features, from the cache as far as they are there."""
     from mainstem import network
@@ -265,14 +260,15 @@ def _keep_features(networks: Any, task: Task, inputs: tuple[Input, ...], report:
         def compute(each: Input, table: Table, rows: Sequence[int], run: Any = run, feature: str = feature) -> Array:
             part = table.take(rows)
             values = part.columns[each.columns[0]]
-            order = sorted(range(len(values)), key=lambda i: _length(values[i]))  # like with like: less padding
+            lengths = Processors((each,), State()).lengths([Example({each.columns[0]: value}) for value in values])
             made: list[Array] = [np.empty(0)] * len(values)
-            for start in range(0, len(order), 32):
-                chosen = order[start : start + 32]
+            done = 0
+            for chosen in chunked(len(values), lengths, 32):
                 arrays, _ = encoder(each.modality).encode([values[i] for i in chosen], each.processor, each.state)
                 for i, row in zip(chosen, run(arrays, (feature,))[feature], strict=True):
                     made[i] = row
-                report({"features": start + len(chosen), "of": len(order), "rows": len(chosen)})
+                done += len(chosen)
+                report({"features": done, "of": len(values), "rows": len(chosen)})
             return np.stack(made)
 
         def look_up(table: Table, each: Input = each, key: str = key, feature: str = feature, compute: Any = compute) -> Array:
@@ -281,10 +277,6 @@ def _keep_features(networks: Any, task: Task, inputs: tuple[Input, ...], report:
 
         kept[f"{each.name}.{feature}"] = look_up
     return kept
-
-
-def _length(value: Value) -> int:
-    return len(value) if isinstance(value, str) else 0
 
 
 def _features(kept: Features, table: Table) -> dict[str, dict[str, Array]]:
@@ -304,18 +296,20 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
     kept = _features(fitted.kept, table)
     encoded = Encoded(pipeline.task, pipeline.processors, pipeline.examples(table), {}, features=kept)
     seeds = seeds_of(encoded.examples, table)
-    predictions: list[Prediction | MainstemError] = []
+    predictions: dict[int, Prediction | MainstemError] = {}
     parts: list[Mapping[str, Any]] = []
-    for indices in chunked(len(encoded)):
+    for indices in chunked(len(encoded), encoded.lengths):
         last: list[Mapping[str, Any]] = [{}]
 
         def watch(call: Call, outputs: Mapping[str, Any], last: list[Mapping[str, Any]] = last) -> None:
             last[0] = outputs
 
-        predictions += drive(pipeline.start(encoded.take(indices), None, [seeds[i] for i in indices]), fitted.runner, watch)
+        made = drive(pipeline.start(encoded.take(indices), None, [seeds[i] for i in indices]), fitted.runner, watch)
+        predictions.update(zip(indices.tolist(), made, strict=True))
         parts += last if calibrates(pipeline.task) else []
-    outputs = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
-    return predictions, outputs
+    places = np.argsort([*predictions])  # as they were run → as they stand in the table
+    outputs = {name: np.concatenate([part[name] for part in parts])[places] for name in (parts[0] if parts else {})}
+    return [predictions[i] for i in range(len(predictions))], outputs
 
 
 def calibrates(task: Task) -> bool:

@@ -49,6 +49,8 @@ class Encoded:
         self.task, self.processors, self.examples, self.weights = task, processors, list(examples), weights
         self.features = dict(features or {})
         self.ports = ports
+        lengths = self._live().lengths(self.examples)
+        self.lengths = lengths if lengths.any() else None  # of the texts that are read, int64 [n]
         self._stored: dict[str, dict[str, Array | _Ragged]] | None = None
         self._target: dict[str, Array] = {}
         self._backbones: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ import torch
 from mainstem.config import Training
 from mainstem.contracts import Array, Batch, Task
 from mainstem.errors import MainstemError
+from mainstem.inference import chunked
 from mainstem.training import checkpoints, order, randomness, ranges
 from mainstem.training.loader import Encoded
 from mainstem.training.optimisers import DEFAULT_LR, Optimiser
@@ -91,6 +92,7 @@ class _Fit:
         if (settings.epochs, settings.steps, settings.tol, settings.patience) == (None,) * 4:
             raise MainstemError("this training would never end", where="training", do="Set epochs, steps, tol or patience.")
         self.size = batch_size(settings, len(train))
+        self.lengths = train.lengths if settings.group_by_length else None
         self.per_epoch = order.steps(len(train), self.size)
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
@@ -125,7 +127,7 @@ class _Fit:
         return self.history
 
     def _epoch(self) -> None:
-        for indices in order.batches(self.seed, self.epoch, len(self.train), self.size)[self.position :]:
+        for indices in order.batches(self.seed, self.epoch, len(self.train), self.size, self.lengths)[self.position :]:
             self._step(indices)
             self.history.reason = "stopped" if self.stopped() else self.stops.step_end(self.history.steps, 0.0)
             if self.position == self.per_epoch:
@@ -137,7 +139,7 @@ class _Fit:
     def _find_rate(self) -> None:
         """The learning rate by a range test; the default one where the test finds none."""
         rng = np.random.default_rng((self.seed, 0, 0))
-        batches = order.batches(self.seed, 0, len(self.train), self.size)
+        batches = order.batches(self.seed, 0, len(self.train), self.size, self.lengths)
 
         def step(number: int) -> float:
             batch = tensors(self.train.take(batches[number % len(batches)], rng))
@@ -191,8 +193,7 @@ class _Fit:
         self._mode(training=False)
         size = len(self.valid) if self.task.batch_coupled else max(self.size, 256)
         total = 0.0
-        for start in range(0, len(self.valid), size):
-            indices = np.arange(start, min(start + size, len(self.valid)))
+        for indices in chunked(len(self.valid), self.valid.lengths, size):
             batch = tensors(self.valid.take(indices))
             total += float(self.task.loss(self.task.forward(self.networks, batch), batch)) * len(indices)
         self._mode(training=True)

@@ -24,15 +24,16 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 100, "tol": 1e-4},  # convex: nothing to stop early
     "lora": {
         "optimizer": "adamw", "lr": 5e-4, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2, "warmup": 0.06, "clip": 1.0,
+        "group_by_length": True,
     },
     "full": {
         "optimizer": "adamw", "lr": 5e-5, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2,
-        "warmup": 0.06, "clip": 1.0,
+        "warmup": 0.06, "clip": 1.0, "group_by_length": True,
     },
     "fusion": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 6, "patience": 2},
     "scratch": {
         "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 30, "patience": 6,
-        "warmup": 0.05, "clip": 1.0,
+        "warmup": 0.05, "clip": 1.0, "group_by_length": True,
     },
 }  # fmt: skip
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
@@ -269,9 +270,8 @@ def _with_given_training(candidate: Candidate, given: Training) -> Candidate:
     asked = given.model_dump(exclude_defaults=True)
     proposed = candidate.training.model_dump(exclude_defaults=True)
     if "optimizer" in asked and asked["optimizer"] != proposed.get("optimizer"):
-        proposed = {
-            k: v for k, v in proposed.items() if k in ("epochs", "patience", "clip") and not (k == "clip" and asked["optimizer"] == "lbfgs")
-        }
+        kept = ("epochs", "patience", "group_by_length", *(["clip"] if asked["optimizer"] != "lbfgs" else []))
+        proposed = {k: v for k, v in proposed.items() if k in kept}
     if {"epochs", "steps"} & asked.keys():
         proposed = {k: v for k, v in proposed.items() if k not in ("epochs", "patience")}
     if asked.get("optimizer") == "gd":
