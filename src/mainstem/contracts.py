@@ -433,8 +433,8 @@ class Task:
         return batch
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's own networks by graph name, beside the backbones. `settings`: of the candidate's head."""
-        return {"head": self.head(features, target)}
+        """The task's own networks by graph name, beside the backbones. `settings`: of the candidate's head, over the task's own."""
+        return {"head": type(self)({**self.settings, **settings}).head(features, target)}
 
     def parameters(self, networks: Mapping[str, Any]) -> dict[str, Params]:
         """Trainable parameters by optimiser. Default: one optimiser, "main", for all. Empty: there is no step to take."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mainstem.backbones import _own, _table
+from mainstem.choices import ACTIVATIONS, INITS, NORMS
 from mainstem.contracts import Feature, Info, Ref
 
 DEFAULTS = {
@@ -20,20 +21,9 @@ DEFAULTS = {
     "dim": 8,  # channels a number, unless plain
 }
 CHOICES = {
-    "activation": ("sigmoid", "tanh", "relu", "gelu", "silu"),
-    "norm": ("none", "batch", "layer"),
-    "init": (
-        "default",
-        "kaiming_uniform",
-        "kaiming_normal",
-        "xavier_uniform",
-        "xavier_normal",
-        "orthogonal",
-        "normal",
-        "uniform",
-        "trunc_normal",
-        "zeros",
-    ),
+    "activation": ACTIVATIONS,
+    "norm": NORMS,
+    "init": INITS,
     "numbers": ("plain", "piecewise", "periodic"),
 }
 

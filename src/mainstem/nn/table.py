@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+from mainstem import choices
+
+ACTIVATIONS = dict(zip(choices.ACTIVATIONS, (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU), strict=True))
 
 
 class Expand(nn.Module):
@@ -129,7 +131,7 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(input)
 
 
-NORMS = {"none": nn.Identity, "batch": BatchNorm, "layer": nn.LayerNorm}
+NORMS = dict(zip(choices.NORMS, (nn.Identity, BatchNorm, nn.LayerNorm), strict=True))
 
 
 class MLP(nn.Module):

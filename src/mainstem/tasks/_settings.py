@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mainstem.choices import ACTIVATIONS, INITS, NORMS
 from mainstem.errors import MainstemError, suggest
 
 HEAD: dict[str, Any] = {
@@ -15,22 +16,7 @@ HEAD: dict[str, Any] = {
     "init": "default",
     "standardize": (),  # inputs whose features are brought to mean 0 and variance 1 over the training part
 }
-CHOICES: dict[str, tuple[str, ...]] = {
-    "activation": ("sigmoid", "tanh", "relu", "gelu", "silu"),
-    "norm": ("none", "batch", "layer"),
-    "init": (
-        "default",
-        "kaiming_uniform",
-        "kaiming_normal",
-        "xavier_uniform",
-        "xavier_normal",
-        "orthogonal",
-        "normal",
-        "uniform",
-        "trunc_normal",
-        "zeros",
-    ),
-}
+CHOICES: dict[str, tuple[str, ...]] = {"activation": ACTIVATIONS, "norm": NORMS, "init": INITS}
 BELOW_ONE = ("dropout", "label_smoothing")
 
 

@@ -49,10 +49,6 @@ class Classification(Task):
 
         return Head(features, "logits", len(target.json["values"]), self.settings)
 
-    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The head, `settings` over the task's own."""
-        return {"head": type(self)({**self.settings, **settings}).head(features, target)}
-
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
         """Cross-entropy in nats of batch.target["index"] (int64 [row])."""
         from mainstem.nn.losses import cross_entropy

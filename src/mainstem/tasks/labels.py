@@ -45,10 +45,6 @@ class Labels(Task):
 
         return Head(features, "logits", len(target.json["values"]), self.settings)
 
-    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The head, `settings` over the task's own."""
-        return {"head": type(self)({**self.settings, **settings}).head(features, target)}
-
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
         """Binary cross-entropy in nats of batch.target["hot"] (0 or 1, [row, labels])."""
         from mainstem.nn.losses import binary_cross_entropy

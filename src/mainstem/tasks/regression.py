@@ -40,10 +40,6 @@ class Regression(Task):
 
         return Head(features, "value", 1, self.settings)
 
-    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The head, `settings` over the task's own."""
-        return {"head": type(self)({**self.settings, **settings}).head(features, target)}
-
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
         """The loss of batch.target["value"] (float32 [row] or [row, 1]) in scaled units."""
         from mainstem.nn.losses import regression

@@ -11,7 +11,7 @@ import numpy as np
 
 from mainstem import artifact as artifacts
 from mainstem import files
-from mainstem.config import Candidate, Config
+from mainstem.config import Candidate, Config, InputSettings
 from mainstem.contracts import Array, Batch, State, Task
 from mainstem.data import splits
 from mainstem.errors import MainstemError
@@ -52,6 +52,7 @@ class Score:
     predictions: Sequence[Any] = ()
     state: State = field(default_factory=State)  # of the first part, to decode outputs with
     losses: Array | None = None  # by row, where rows have a loss of their own
+    inputs: Sequence[InputSettings] = ()
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Comparison:
         predictions = [p for f in found for p in f["predictions"]]
         epochs = int(np.median([f["epochs"] for f in found]))
         losses = [f["loss"] for f in found if f["loss"] is not None]
-        score = Score(candidate.name, {}, epochs, outputs, rows, predictions, found[0]["state"])
+        score = Score(candidate.name, {}, epochs, outputs, rows, predictions, found[0]["state"], inputs=candidate.inputs)
         score = self._measured(score)
         return replace(score, metrics={**score.metrics, "loss": float(np.mean(losses)) if losses else None})
 
@@ -271,8 +272,13 @@ def leader(task: Task, scores: Sequence[Score]) -> Score:
 
 
 def best(task: Task, scores: Sequence[Score]) -> Score:
-    """The simplest candidate that is no worse than the leader beyond chance; candidates stand in the order of their complexity."""
-    return scores[comparison.simplest([s.losses for s in scores], scores.index(leader(task, scores)))]
+    """The simplest model that is no worse than the leader beyond chance; candidates stand in the order of their complexity.
+
+    Candidates of one model that differ in their training alone (the strength of a penalty) are as simple as each other: of
+    those it is the best.
+    """
+    found = scores[comparison.simplest([s.losses for s in scores], scores.index(leader(task, scores)))]
+    return leader(task, [s for s in scores if s is found or (s.inputs and s.inputs == found.inputs)])
 
 
 def explain(task: Task, scores: Sequence[Score], parts: int) -> str:
@@ -288,5 +294,5 @@ def explain(task: Task, scores: Sequence[Score], parts: int) -> str:
     if chosen is leader(task, scores):
         why = f"with the {better} {figure} {on}"
     else:
-        why = f"the simplest whose {figure} {on} is within a standard error of the {better}"
+        why = f"the simplest model whose {figure} {on} is within a standard error of the {better}"
     return f"Chosen: {chosen.name}, {why} ({shown(task, chosen)}). The others: {others}."
