@@ -64,7 +64,17 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
             "no candidate fits these columns", do="Name a backbone: --backbone MODALITY=REF; `mainstem list backbones` shows them."
         )
     _check_installed(made)
-    return tuple(_with_given_training(c, config.training) for c in made), _left_out(made, groups)
+    return tuple(_with_given_training(c, config.training) for c in _told_apart(made)), _left_out(made, groups)
+
+
+def _told_apart(made: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, each with a name of its own: folders of one name get numbers."""
+    told: dict[str, Candidate] = {}
+    for candidate in made:
+        names = [candidate.name, *(f"{candidate.name} #{i}" for i in range(2, len(made) + 1))]
+        name = next(name for name in names if name not in told)
+        told[name] = candidate.model_copy(update={"name": name})
+    return list(told.values())
 
 
 def _modalities(schema: Schema) -> dict[str, list[str]]:
@@ -257,7 +267,7 @@ def _key(inputs: Sequence[InputSettings]) -> str:
 
 def _label(each: InputSettings) -> str:
     ref = registry.resolve(each.backbone)
-    short = ref.text if len(ref.text) <= 40 or not ref.folder else f"{ref.family}:{ref.folder.name}"
+    short = f"{ref.family}:{ref.folder.name}" if ref.folder else ref.text  # a model goes to other machines: no path of this one
     return f"{short} {each.adapt}" if _is_pretrained(each.backbone) else short
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Tab
             more = f" ({len(wrong)} rows have such cells)" if len(wrong) > 1 else ""
             raise MainstemError(f"{wrong[0].what}{more}", where=wrong[0].where, do=wrong[0].do)
         if unanswered:
-            notes.append(f"{len(unanswered)} rows of {rows.where or 'the data'} have no answer and are left out")
+            notes.append(f"{len(unanswered)} rows of {Path(rows.where).name or 'the data'} have no answer and are left out")
         for name, values in table.columns.items():
             columns[name] += values
         target += table.target or []
