@@ -2,7 +2,8 @@
 
     python benchmarks/pictures.py [--data FOLDER --efficientnet FOLDER] [--json FILE]
 
-FOLDER holds stamps/index.csv (image, label, split). Without --data only the digits are done.
+FOLDER holds stamps/index.csv (image, label, split). Without --data only the digits are done. The peer of the probe is
+scikit-learn's logistic regression on the same standardised features.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
 import mainstem as ms
+from mainstem.contracts import Call
 from mainstem.data import examples
+from mainstem.inference import chunks
 
 
 def stamps(folder, efficientnet, work):
@@ -35,6 +43,18 @@ def stamps(folder, efficientnet, work):
             writer.writerows([folder / "stamps" / row["image"], row["label"]] for row in rows if row["split"] == part)
     settings = {"backbone": str(efficientnet), "adapt": "probe", "allow_leak": True}
     return ms.train(paths["train"], "label", input="image", test=str(paths["test"]), out=work / "run", **settings)
+
+
+def peer(run, work):
+    """Accuracy of logistic regression on the features that the run's frozen backbone makes of the same files."""
+    parts = []
+    for part in ("train", "test"):
+        model, rows = run.model, run.model.read(work / f"{part}.csv")
+        table, _ = model.pipeline.parse(rows, target=True)
+        calls = [Call("backbone.image", model.pipeline.encode(piece).inputs["image"]) for piece in chunks(table)]
+        parts += [np.concatenate([next(iter(model.runner(call).values())) for call in calls]), table.target]
+    features, labels, new, answers = parts
+    return float(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, labels).score(new, answers))
 
 
 def digits(work):
@@ -60,11 +80,13 @@ def main():
                 start = time.monotonic()
                 run = task(Path(work))
                 seconds = round(time.monotonic() - start, 1)
+                beside = {"peer": peer(run, Path(work))} if task is not digits else {}
             report[name] = {
                 "accuracy": run.report["metrics"]["accuracy"],
                 "rows": run.report["rows"],
                 "chosen": run.chosen,
                 "seconds": seconds,
+                **beside,
             }
             print(f"{name:28s} {report[name]['accuracy']['value']:.4f} of {run.report['rows']}  {seconds:.0f} s", flush=True)
             if options.json:

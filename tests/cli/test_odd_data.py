@@ -65,6 +65,11 @@ def test_rows_without_an_answer_are_left_out_wherever_they_are(whole):
     assert said.count("have no answer and are left out") == 2
 
 
+def test_words_that_are_read_as_a_missing_answer_are_told(whole):
+    said = whole({"x": X, "y": [y if i % 4 else "none" for i, y in enumerate(Y)]}, "y")
+    assert "have no answer (written 'none') and are left out" in said
+
+
 def test_fewer_rows_than_folds(whole):
     whole({"x": [1, 2, 3, 4, 5], "y": [1.5, 2.5, 3.1, 4.2, 5.7]}, "y", "--backbone", "trees")
 

@@ -131,6 +131,13 @@ def _with_settings(schema: Schema, config: Config) -> Schema:
     return Schema(overlaid(schema.columns), overlaid(schema.targets))
 
 
+def _spelled(schema: Schema, rows: Rows, unanswered: Sequence[int]) -> str:
+    """How missing answers are written, where they are words: one of them may have been meant as a class."""
+    cells = [rows.columns[column.name][i] for column in schema.targets for i in unanswered]
+    words = sorted({cell.strip() for cell in cells if isinstance(cell, str)} - {""})
+    return f" (written {', '.join(repr(word) for word in words[:5])})" if words else ""
+
+
 def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Table, Array]:
     """All files as one table, and for each of its rows (file, row in the file). Rows without an answer are left out and counted."""
     columns: dict[str, list[Any]] = {c.name: [] for c in schema.columns}
@@ -145,7 +152,8 @@ def _parse(schema: Schema, files: Sequence[Rows], notes: list[str]) -> tuple[Tab
             more = f" ({len(wrong)} rows have such cells)" if len(wrong) > 1 else ""
             raise MainstemError(f"{wrong[0].what}{more}", where=wrong[0].where, do=wrong[0].do)
         if unanswered:
-            notes.append(f"{len(unanswered)} rows of {Path(rows.where).name or 'the data'} have no answer and are left out")
+            place = Path(rows.where).name or "the data"
+            notes.append(f"{len(unanswered)} rows of {place} have no answer{_spelled(schema, rows, unanswered)} and are left out")
         for name, values in table.columns.items():
             columns[name] += values
         target += table.target or []
