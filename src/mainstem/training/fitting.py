@@ -307,8 +307,9 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
         made = drive(pipeline.start(encoded.take(indices), None, [seeds[i] for i in indices]), fitted.runner, watch)
         predictions.update(zip(indices.tolist(), made, strict=True))
         parts += last if calibrates(pipeline.task) else []
-    places = np.argsort([*predictions])  # as they were run → as they stand in the table
-    outputs = {name: np.concatenate([part[name] for part in parts])[places] for name in (parts[0] if parts else {})}
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    if encoded.lengths is not None:  # as they were run → as they stand in the table
+        outputs = {name: array[np.argsort([*predictions])] for name, array in outputs.items()}
     return [predictions[i] for i in range(len(predictions))], outputs
 
 
