@@ -6,7 +6,7 @@ A member has `tune` (what to choose, and scores of rows held out), `fit`, `run` 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -54,20 +54,25 @@ class Linear:
     name = "linear"
     defaults: ClassVar[Settings] = {"l2": None}
     strengths = np.logspace(1, -5, 13)  # from strong to weak
+    patience = 3  # steps along `strengths` without improvement
 
     def tune(self, problem: Problem, folds: Folds, settings: Settings, seed: int) -> tuple[dict[str, Any], Array]:
         """Chooses l2 by the loss on held-out rows."""
-        path = self.strengths if settings["l2"] is None else np.array([settings["l2"]], float)
-        scores = np.zeros((len(path), *problem.y.shape))
+        strengths = self.strengths if settings["l2"] is None else np.array([settings["l2"]], float)
+        parts = []
         for train, held in folds:
             part = problem.take(train)
             design = self._expand(part)
-            x, fresh = _standardised(design, part.arrays), _standardised(design, problem.take(held).arrays)
-            for i, (weight, bias) in enumerate(_path(part, x, path)):
-                scores[i, held] = fresh @ weight + bias
-        held_out = _held(folds)
-        best = int(np.argmin([problem.take(held_out).loss(s[held_out]) for s in scores]))
-        return {"l2": float(path[best])}, scores[best]
+            fresh = _standardised(design, problem.take(held).arrays)
+            parts.append((held, fresh, _path(part, _standardised(design, part.arrays), strengths)))
+        search = _Search(problem, folds, self.patience)
+        for strength in strengths:
+            for held, fresh, path in parts:
+                weight, bias = next(path)
+                search.scores[held] = fresh @ weight + bias
+            if search.ends(float(strength)):
+                break
+        return {"l2": search.best}, search.found
 
     def fit(self, problem: Problem, chosen: Settings, settings: Settings, seed: int) -> dict[str, Array]:
         """Tables of the design, center, scale, gaps, weight [columns, s], bias [s]."""
@@ -129,9 +134,22 @@ class Linear:
         return nodes, constants
 
 
-def _held(folds: Folds) -> Array:
-    """All rows that are held out by some fold."""
-    return np.concatenate([held for _, held in folds]) if folds else np.zeros(0, int)
+class _Search:
+    """A walk along one setting, from simple to complex, that ends once the loss of the held-out rows no longer falls."""
+
+    def __init__(self, problem: Problem, folds: Folds, patience: int, least: float = 0.0) -> None:
+        self.rows = np.concatenate([held for _, held in folds]) if folds else np.zeros(0, int)
+        self.judged, self.patience, self.least = problem.take(self.rows), patience, least
+        self.scores, self.found = np.zeros(problem.y.shape), np.zeros(problem.y.shape)
+        self.loss, self.best, self.since = np.inf, None, 0
+
+    def ends(self, value: Any) -> bool:
+        """Judges `scores`, which the walk filled at `value`; `best` and `found` hold the best so far."""
+        loss = self.judged.loss(self.scores[self.rows])
+        self.since = 0 if self.best is None or loss < self.loss * (1.0 - self.least) else self.since + 1
+        if self.since == 0:
+            self.loss, self.best, self.found = loss, value, self.scores.copy()
+        return self.since >= self.patience
 
 
 def _standardised(fitted: Arrays, arrays: Arrays) -> Array:
@@ -142,12 +160,12 @@ def _standardised(fitted: Arrays, arrays: Arrays) -> Array:
     return np.concatenate([known, missing[:, fitted["gaps"]].astype(np.float64)], axis=1)
 
 
-def _path(problem: Problem, x: Array, strengths: Array) -> list[tuple[Array, Array]]:
-    """(weight [columns, s], bias [s]) for each strength of the penalty."""
+def _path(problem: Problem, x: Array, strengths: Array) -> Iterator[tuple[Array, Array]]:
+    """(weight [columns, s], bias [s]) for each strength of the penalty, each when it is asked for."""
     return _least_squares(problem, x, strengths) if problem.kind == "value" else _logistic(problem, x, strengths)
 
 
-def _least_squares(problem: Problem, x: Array, strengths: Array) -> list[tuple[Array, Array]]:
+def _least_squares(problem: Problem, x: Array, strengths: Array) -> Iterator[tuple[Array, Array]]:
     """Ridge regression in the eigenbasis of the covariance (Hoerl and Kennard 1970): one decomposition for all strengths."""
     share = problem.weights / problem.weights.sum()
     mean, center = share @ x, share @ problem.y
@@ -156,25 +174,23 @@ def _least_squares(problem: Problem, x: Array, strengths: Array) -> list[tuple[A
     values, vectors = np.linalg.eigh(inner.T @ inner)
     values = np.where(values > 1e-12 * max(values.max(initial=0.0), 1e-300), values, np.inf)  # directions without any spread
     turned = vectors.T @ (inner.T @ outer)
-    weights = [vectors @ (turned / (values + strength)[:, None]) for strength in strengths]
-    return [(weight, center - mean @ weight) for weight in weights]
+    for strength in strengths:
+        weight = vectors @ (turned / (values + strength)[:, None])
+        yield weight, center - mean @ weight
 
 
-def _logistic(problem: Problem, x: Array, strengths: Array) -> list[tuple[Array, Array]]:
+def _logistic(problem: Problem, x: Array, strengths: Array) -> Iterator[tuple[Array, Array]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     total = problem.weights.sum()
-    paths: list[list[tuple[Array, Array]]] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations of a weak penalty change no answer
-        for rows, labels, weights in problem.labelled(x):
-            model, path = LogisticRegression(warm_start=True, max_iter=200), []
-            for strength in strengths:
-                model.set_params(C=1.0 / (max(strength, 1e-12) * total)).fit(rows, labels, weights)
-                path.append((model.coef_.T.copy(), model.intercept_.copy()))
-            paths.append(path)
-    return [(np.concatenate([w for w, _ in models], axis=1), np.concatenate([b for _, b in models])) for models in zip(*paths, strict=True)]
+    data = [(LogisticRegression(warm_start=True, max_iter=200), *rows) for rows in problem.labelled(x)]
+    for strength in strengths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last iterations of a weak penalty change no answer
+            for model, *rows in data:
+                model.set_params(C=1.0 / (max(strength, 1e-12) * total)).fit(*rows)
+        yield np.concatenate([m.coef_.T for m, *_ in data], axis=1), np.concatenate([m.intercept_ for m, *_ in data])
 
 
 class Boosting:
@@ -184,9 +200,9 @@ class Boosting:
     """
 
     name = "boosting"
-    defaults: ClassVar[Settings] = {"iterations": None, "learning_rate": 0.1, "leaves": 12, "min_leaf": 10, "features": 0.4}
+    defaults: ClassVar[Settings] = {"iterations": None, "learning_rate": 0.15, "leaves": 12, "min_leaf": 10, "features": 0.4}
     counts = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
-    patience = 2  # steps along `counts` without improvement by more than `least`, a share of the loss
+    patience = 1  # steps along `counts` without improvement by more than `least`, a share of the loss
     least = 0.004
 
     def tune(self, problem: Problem, folds: Folds, settings: Settings, seed: int) -> tuple[dict[str, Any], Array]:
@@ -196,22 +212,16 @@ class Boosting:
             part = problem.take(train)
             design = _ordered(part)
             fresh = design.matrix(problem.take(held).arrays)
-            parts.append((held, fresh, part.y, _boosters(part, settings, seed), _targets(part, design.matrix(part.arrays))))
-        best, found, scores = np.inf, (self.counts[0], np.zeros(problem.y.shape)), np.zeros(problem.y.shape)
-        since, held_out = 0, _held(folds)
-        judged = problem.take(held_out)
+            parts.append((held, fresh, _boosters(part, settings, seed), _targets(part, design.matrix(part.arrays))))
+        search = _Search(problem, folds, self.patience, self.least)
         for count in self.counts if settings["iterations"] is None else (settings["iterations"],):
-            for held, fresh, _, models, data in parts:
+            for held, fresh, models, data in parts:
                 for model, rows in zip(models, data, strict=True):
                     _boost(model, count, *rows)
-                scores[held] = np.column_stack([_raw(model, fresh) for model in models])
-            loss = judged.loss(scores[held_out])
-            since = 0 if loss < best * (1.0 - self.least) else since + 1
-            if since == 0:
-                best, found = loss, (count, scores.copy())
-            if since >= self.patience:
+                search.scores[held] = np.column_stack([_raw(model, fresh) for model in models])
+            if search.ends(int(count)):
                 break
-        return {"iterations": int(found[0])}, found[1]
+        return {"iterations": search.best}, search.found
 
     def fit(self, problem: Problem, chosen: Settings, settings: Settings, seed: int) -> dict[str, Array]:
         """Tables of the design, the trees, and what they add to: baseline [s]."""
