@@ -200,8 +200,8 @@ class Boosting:
     """
 
     name = "boosting"
-    defaults: ClassVar[Settings] = {"iterations": None, "learning_rate": 0.15, "leaves": 12, "min_leaf": 10, "features": 0.4}
-    counts = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
+    defaults: ClassVar[Settings] = {"iterations": None, "learning_rate": 0.2, "leaves": 12, "min_leaf": 10, "features": 0.4}
+    counts = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320)
     patience = 1  # steps along `counts` without improvement by more than `least`, a share of the loss
     least = 0.004
 
