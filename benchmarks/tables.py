@@ -1,16 +1,20 @@
 """Tables: `mainstem train --target` and nothing else, beside scikit-learn's defaults, in the same folds.
 
     python benchmarks/tables.py --data FOLDER [--develop] [--tables a,b] [--json FILE]
+    python benchmarks/tables.py --data FOLDER --seconds PYTHON [--json FILE]
 
 FOLDER holds index.json ({table: {"target", "task", "group", "develop"}}) and TABLE.csv. Five folds (by the group where there is
 one); a fold's rows are written as two CSV files, the second given as --test so that all of the first is learned from. ROC-AUC (one
 against rest) or R²; the number after ± is the standard error of the mean over the folds of the difference to the table's best peer.
+
+The second form times the command on each whole table once, by the PYTHON of an environment that holds mainstem[tables] and no PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import time
 import warnings
@@ -99,6 +103,16 @@ def our_answers(path, entry, classes, train, test, seed, work):
     return np.array([[a["scores"].get(c, 0.0) for c in classes] for a in answers]), run.chosen
 
 
+def timed(python, path, entry):
+    """Wall-clock seconds of `mainstem train` on a whole table, its start included."""
+    with tempfile.TemporaryDirectory() as work:
+        group = ["--group", entry["group"]] if entry["group"] else []
+        command = [python, "-m", "mainstem", "train", str(path), "--target", entry["target"], *group, "-o", f"{work}/run"]
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        return round(time.monotonic() - start, 2)
+
+
 def score(answer, found, task):
     if task == "regression":
         return r2_score(answer, found)
@@ -149,6 +163,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--develop", action="store_true", help="the tables to develop on, instead of those that figures are quoted for")
     parser.add_argument("--tables", default="", help="only these")
+    parser.add_argument("--seconds", default="", metavar="PYTHON", help="only time the command, by this interpreter")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="written after each table; tables that are in it already are not done again")
     options = parser.parse_args()
@@ -158,6 +173,10 @@ def main():
     report = {"folds": FOLDS, "seed": options.seed, "limit_seconds": LIMIT, "versions": versions(), "tables": {}}
     if options.json and options.json.exists():
         report = json.loads(options.json.read_text())
+    if options.seconds:
+        report["seconds_without_torch"] = {name: timed(options.seconds, options.data / f"{name}.csv", index[name]) for name in names}
+        print(report["seconds_without_torch"])
+        names = []
     for name in names:
         if name not in report["tables"]:
             report["tables"][name] = measure(options.data, name, index[name], options.seed)
@@ -173,9 +192,15 @@ def main():
         models = done[0]["means"]
         report["mean"] = {model: float(np.mean([t["means"][model] for t in done])) for model in models}
         report["worse_than_best_peer"] = sum(t["worse"] for t in done)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{'mean':14s} {' | '.join(f'{m} {v:.4f}' for m, v in report['mean'].items())} | worse: {report['worse_than_best_peer']}")
+        write(report, options.json)
+    write(report, options.json)
+    if names:
+        print(f"{'mean':14s} {' | '.join(f'{m} {v:.4f}' for m, v in report['mean'].items())} | worse: {report['worse_than_best_peer']}")
+
+
+def write(report, path):
+    if path:
+        path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def versions():
