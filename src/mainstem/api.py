@@ -158,6 +158,35 @@ def export(run: Path | str, out: Path | str, data: Any = None, *, say: Say = lam
     return Model(training.export(Path(run), Path(out), data, say=say).model)
 
 
+def pretrain(
+    objective: str = "",
+    *,
+    out: Path | str,
+    config: Path | str | Mapping[str, Any] | None = None,
+    resume: bool = False,
+    say: Say = lambda text: None,
+    report: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    stopped: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Any:
+    """Pretrain a backbone; returns where it lies, with how many steps and what held-out loss (training/pretraining.py).
+
+    config: a YAML file or a tree of settings (config.Pretraining); `settings` are set over it, "training__lr" style.
+    Raises MainstemError for what a user can mend.
+    """
+    from mainstem import config as configs
+    from mainstem.training import pretraining
+
+    tree: Mapping[str, Any] = config if isinstance(config, Mapping) else configs.read(config) if config else {}
+    assignments = {name.replace("__", "."): value for name, value in settings.items() if value is not None}
+    assignments |= {"objective": objective} if objective else {}
+    made = configs.parse(configs.Pretraining, configs.overlay(tree, assignments), "" if isinstance(config, Mapping) else str(config or ""))
+    path = Path(out)
+    if path.exists() and not resume and (not path.is_dir() or any(path.iterdir())):
+        raise MainstemError("this exists already", where=str(path), do="Choose another folder with -o, or go on with it by --resume.")
+    return pretraining.pretrain(made, folder=path, resume=resume, say=say, report=report, stopped=stopped)
+
+
 # Settings that have a flag, and where they lie in the config.
 SHORT = {
     "task": "task",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -22,6 +22,9 @@ class Settings(BaseModel):
     """Base of every component's settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=Settings)
 
 
 class ColumnSettings(Settings):
@@ -99,7 +102,7 @@ class InputSettings(Settings):
 class Training(Settings):
     """How the networks are trained."""
 
-    optimizer: Literal["", "gd", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lbfgs"] = ""
+    optimizer: Literal["", "gd", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "muon", "lbfgs"] = ""
     """"" lets the plan choose; gd is full-batch gradient descent"""
     lr: float | Literal["auto"] | None = None
     batch_size: int | Literal["full"] | None = None
@@ -185,6 +188,32 @@ class Config(Settings):
     "refit": 0 where there was no time for it. A resolved config repeats its cuts"""
 
 
+class Stage(Settings):
+    """A stretch of pretraining: what it changes."""
+
+    settings: dict[str, Any] = {}
+    """of the objective"""
+    training: dict[str, Any] = {}
+    """fields of Training"""
+
+
+class Pretraining(Settings):
+    """A pretraining run: its stages one after the other, each going on from the weights of the one before."""
+
+    objective: str
+    settings: dict[str, Any] = {}
+    """of the objective, in every stage"""
+    training: Training = Training()
+    stages: tuple[Stage, ...] = (Stage(),)
+    evaluate_every: int = Field(500, ge=1)
+    """steps between two looks at held-out data"""
+    seed: int = 0
+
+    def stage_training(self, stage: Stage) -> Training:
+        """The Training of a stage. Raises MainstemError for a wrong field."""
+        return parse(Training, {**self.training.model_dump(mode="json", exclude_unset=True), **stage.training}, "stages.training")
+
+
 # Names of the hub's trainer that people know.
 HUB_NAMES = {
     "learning_rate": "training.lr",
@@ -208,10 +237,15 @@ def build(tree: Mapping[str, Any], where: str = "") -> Config:
     renamed: dict[str, Any] = {}
     for key, value in tree.items():
         _put(renamed, HUB_NAMES.get(key, key), value) if key in HUB_NAMES else _merge(renamed, {key: value})
+    return parse(Config, renamed, where)
+
+
+def parse(model: type[M], tree: Mapping[str, Any], where: str = "") -> M:
+    """A tree of plain values → settings of one kind. Raises one MainstemError that names every wrong field."""
     try:
-        return Config.model_validate(renamed)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise MainstemError("; ".join(_explain(e) for e in error.errors()), where=where) from None
+        raise MainstemError("; ".join(_explain(e, model) for e in error.errors()), where=where) from None
 
 
 def read(path: Path | str) -> dict[str, Any]:
@@ -227,12 +261,12 @@ def read(path: Path | str) -> dict[str, Any]:
     return tree
 
 
-def write(path: Path | str, config: Config) -> None:
+def write(path: Path | str, config: Settings) -> None:
     """The config as YAML, fields that stand at their default left out."""
     files.write_text(path, yaml.safe_dump(dump(config), allow_unicode=True, sort_keys=False))
 
 
-def dump(config: Config) -> dict[str, Any]:
+def dump(config: Settings) -> dict[str, Any]:
     """The config as a tree of plain values."""
     tree: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
     return tree
@@ -276,9 +310,8 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[last] = value
 
 
-def _fields(where: tuple[Any, ...]) -> Iterator[str]:
-    """The fields known at the place where an unknown one was met."""
-    model: type[BaseModel] = Config
+def _fields(model: type[BaseModel], where: tuple[Any, ...]) -> Iterator[str]:
+    """The fields known at the place, within `model`, where an unknown one was met."""
     for key in where:
         if isinstance(key, int):
             continue
@@ -290,9 +323,9 @@ def _fields(where: tuple[Any, ...]) -> Iterator[str]:
     yield from model.model_fields
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, model: type[BaseModel]) -> str:
     """One wrong field in one sentence."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown field '{place}'. {suggest(str(error['loc'][-1]), _fields(error['loc'][:-1]))}".rstrip(".")
+        return f"unknown field '{place}'. {suggest(str(error['loc'][-1]), _fields(model, error['loc'][:-1]))}".rstrip(".")
     return f"field '{place}': {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"

@@ -503,6 +503,36 @@ class Task:
         return size if near else 1.0
 
 
+class Stream(Protocol):
+    """What a backbone is pretrained on, as batches without an end: an index stands for a batch, and `len` of them for an epoch."""
+
+    lengths: Array | None
+
+    def __len__(self) -> int:
+        """Batches between two looks at held-out data."""
+        ...
+
+    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
+        """The next batch, of the numbers of `rng` alone; without `rng` the held-out one of these indices, always the same."""
+        ...
+
+
+class Objective(Task):
+    """What a backbone is pretrained for: a task whose artifact is the backbone. It has `networks`, `forward` and `loss`, and these."""
+
+    def stream(self, length: int) -> Stream:
+        """What is learned from; `length`: batches an epoch."""
+        raise TypeError(f"{type(self).__name__} has no stream")
+
+    def held_out(self) -> Stream:
+        """What is only looked at."""
+        raise TypeError(f"{type(self).__name__} has nothing held out")
+
+    def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
+        """The files of the backbone by name, in its family's public format."""
+        raise TypeError(f"{type(self).__name__} makes no backbone")
+
+
 def _numbers(value: Value) -> Array | None:
     """A number, or nested lists of numbers, as an array; None for any other value."""
     try:

@@ -19,8 +19,8 @@ from typing import Any
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError, suggest
 
-KINDS = ("tasks", "backbones", "modalities", "runtimes")
-_SINGULAR = {"tasks": "task", "backbones": "backbone", "modalities": "modality", "runtimes": "runtime"}
+KINDS = ("tasks", "objectives", "backbones", "modalities", "runtimes")
+_SINGULAR = {"tasks": "task", "objectives": "objective", "backbones": "backbone", "modalities": "modality", "runtimes": "runtime"}
 
 # The hub's names of tasks, and common ones, beside ours.
 ALIASES = {

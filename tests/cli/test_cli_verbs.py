@@ -147,7 +147,7 @@ def test_the_bar_changes_with_the_fit_and_prints_what_is_asked(capsys):
 def test_the_first_signal_asks_to_stop_and_the_second_stops(number, capsys):
     before = signal.getsignal(number)
     stop = Stop()
-    with train._interruptible(stop):
+    with train.interruptible(stop):
         signal.raise_signal(number)
         assert stop.interrupted
         with pytest.raises(KeyboardInterrupt):

@@ -16,10 +16,11 @@ VERBS = {
     "predict": "predictions for a file, a folder or standard input",
     "verify": "hold a model against its replay, here or at a live server",
     "serve": "answer predictions over HTTP",
+    "pretrain": "train a backbone of your own, for many tasks",
     "export": "seal what an unfinished run has, as a model",
     "inspect": "what data, a model or a run is, and what looks wrong",
     "example": "write a small data set and the command that uses it",
-    "list": "tasks, backbones, modalities, runtimes",
+    "list": "tasks, objectives, backbones, modalities, runtimes",
     "doctor": "what is installed, what is missing, what this machine can do",
 }
 MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

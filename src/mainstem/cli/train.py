@@ -81,7 +81,7 @@ def command(
         "lr": _number_or(lr, "auto", "--lr"), "optimizer": optimizer, "schedule": schedule, "tol": tol, "patience": patience,
         "time_limit": _seconds(time_limit), "seed": seed, "replay": replay,
     }  # fmt: skip
-    settings = {**{name: value for name, value in given.items() if value is not None}, **_assigned(assignments or [])}
+    settings = {**{name: value for name, value in given.items() if value is not None}, **assigned(assignments or [])}
     return run(data, target or [], settings, out, config, resume)
 
 
@@ -92,7 +92,7 @@ def run(data: str, target: Sequence[str], settings: Mapping[str, Any], out: str,
 
     stop = Stop()
     reporter = _Reporter()
-    with _interruptible(stop), reporter:
+    with interruptible(stop), reporter:
         made = api.train(
             data or None,
             target,
@@ -161,7 +161,8 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _assigned(texts: Sequence[str]) -> dict[str, Any]:
+def assigned(texts: Sequence[str]) -> dict[str, Any]:
+    """The values of --set by path."""
     from mainstem.config import assignment
 
     return dict(assignment(text) for text in texts)
@@ -171,14 +172,14 @@ def _assigned(texts: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _interruptible(stop: Any) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the training and seals the best so far; a second one ends everything at once."""
+def interruptible(stop: Any, told: str = "stopping: the best so far is being sealed (once more stops at once)") -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the training and keeps what there is, as `told`; a second one ends everything at once."""
 
     def handle(number: int, frame: Any) -> None:
         if stop.interrupted:
             raise KeyboardInterrupt
         stop.interrupted = True
-        note("stopping: the best so far is being sealed (once more stops at once)")
+        note(told)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

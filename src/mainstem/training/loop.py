@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mainstem.config import Training
-from mainstem.contracts import Array, Batch, Task
+from mainstem.contracts import Array, Batch, Stream, Task
 from mainstem.errors import MainstemError
 from mainstem.inference import chunked
 from mainstem.training import checkpoints, order, randomness, ranges
@@ -47,8 +47,8 @@ Report = Callable[[Mapping[str, Any]], None]
 def fit(
     task: Task,
     networks: Mapping[str, torch.nn.Module],
-    train: Encoded,
-    valid: Encoded | None,
+    train: Encoded | Stream,
+    valid: Encoded | Stream | None,
     settings: Training,
     *,
     seed: int,
@@ -79,8 +79,8 @@ class _Fit:
         self,
         task: Task,
         networks: Mapping[str, torch.nn.Module],
-        train: Encoded,
-        valid: Encoded | None,
+        train: Encoded | Stream,
+        valid: Encoded | Stream | None,
         settings: Training,
         seed: int,
         folder: Path | None,

@@ -1,7 +1,8 @@
 """One step of training: gradient, penalties, the check for NaN and Inf, clipping, update. Settings are `config.Training`.
 
-The updates are those of torch.optim. What is added: nothing non-finite ever reaches a weight, biases and norms are
-neither penalised nor decayed, and the state goes to JSON and arrays and back bit for bit (never through pickle).
+The updates are those of torch.optim, but for muon (muon.py), which moves the matrices of numbered blocks and leaves the rest to adamw.
+What is added: nothing non-finite ever reaches a weight, biases and norms are neither penalised nor decayed, and the state goes to
+JSON and arrays and back bit for bit (never through pickle).
 
 Sparse gradients (nn.Embedding and nn.EmbeddingBag with sparse=True) stay sparse under gd, sgd, adagrad, adam and adamw:
 only the rows that occur in the batch are updated. For adam and adamw that is torch.optim.SparseAdam (moments of absent
@@ -11,6 +12,7 @@ rows stand still, no decay); momentum, nesterov, rmsprop and lbfgs take the grad
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from mainstem.config import Training
 from mainstem.contracts import Array
 from mainstem.errors import MainstemError
+from mainstem.training.muon import Muon
 from mainstem.training.tensors import to_array, to_tensor
 
 DEFAULT = "adamw"
@@ -32,6 +35,7 @@ DEFAULT_LR = {
     "adagrad": 0.05,
     "adam": 1e-3,
     "adamw": 1e-3,
+    "muon": 1e-3,
     "lbfgs": 1.0,
 }
 _KEEPS_SPARSE = ("gd", "sgd", "adagrad", "adam", "adamw")
@@ -61,6 +65,11 @@ def is_weight(name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
 
 
+def in_block(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix of one of many like blocks ("layers.3.inner.weight"): no embedding, no first or last layer."""
+    return parameter.ndim == 2 and name.endswith(".weight") and re.search(r"\.\d+\.", name) is not None
+
+
 class Optimiser:
     """Updates `named` parameters by settings.optimizer ("" is adamw) with learning rate `lr`, which schedules may set.
 
@@ -75,7 +84,8 @@ class Optimiser:
                 "lbfgs cannot clip: its line search needs the gradient as it is", where="training.clip", do="Leave out one of the two."
             )
         self._weights = [p for n, p in self.named if is_weight(n, p)]
-        self._parts: dict[str, torch.optim.Optimizer] = {}  # "dense" and "sparse", made when the first gradient shows which is which
+        # "dense", "sparse" and "blocks" (of muon), made when the first gradient shows which is which
+        self._parts: dict[str, torch.optim.Optimizer] = {}
         self._sparse: list[str] = []
 
     def step(self, closure: Callable[[], Tensor]) -> float:
@@ -178,7 +188,11 @@ class Optimiser:
 
     def _build(self, sparse: Sequence[str]) -> None:
         self._sparse = list(sparse)
-        named = [(n, p) for n, p in self.named if n not in sparse]
+        blocks = [(n, p) for n, p in self.named if self.name == "muon" and in_block(n, p)]
+        apart = {*sparse, *(n for n, _ in blocks)}
+        named = [(n, p) for n, p in self.named if n not in apart]
+        if blocks:
+            self._parts["blocks"] = Muon([p for _, p in blocks], self.lr, weight_decay=self.settings.weight_decay)
         if named:
             self._parts["dense"] = _torch_optimiser(self.name, named, self.settings, self.lr)
         if sparse:

@@ -50,7 +50,7 @@ class RunFolder:
                 raise MainstemError(
                     "the config differs from that of the run to resume",
                     where=str(self.path),
-                    do=_difference(before["config"], asked["config"]),
+                    do=difference(before["config"], asked["config"]),
                 )
         else:
             files.write_json(place, asked)
@@ -171,7 +171,7 @@ def _plot(found: Any) -> bytes:
     return ranges.plot(found)
 
 
-def _difference(before: Any, after: Any, path: str = "") -> str:
+def difference(before: Any, after: Any) -> str:
     """The first fields that differ between two configs, for a message."""
     fields = []
     for key in sorted({*before, *after}):

@@ -1,0 +1,147 @@
+"""A pretraining run: stages of training one after the other, and the backbone that comes out of them.
+
+RUN/ config.yaml · asked.json · log.jsonl · stages/01/checkpoints/ · backbone/. Killed at any moment, the same call with `resume` goes on
+and ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mainstem import config as configs
+from mainstem import files, registry
+from mainstem.config import Pretraining, Stage
+from mainstem.contracts import Objective, State
+from mainstem.errors import MainstemError
+from mainstem.training.progress import Log
+from mainstem.training.runfolder import difference
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretraining run that ended. `interrupted`: the backbone is as it stood."""
+
+    folder: Path
+    backbone: Path
+    steps: int
+    valid: float | None
+    interrupted: bool = False
+
+
+def pretrain(
+    config: Pretraining,
+    *,
+    folder: Path,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    report: Report = lambda figures: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Pretrained:
+    """Pretrain what `config` says and leave the backbone in `folder`/backbone. Raises MainstemError for what a user can mend."""
+    module = registry.load("objectives", config.objective)
+    for stage in config.stages:  # what is wrong in the last one is told before the first begins
+        module.plugin({**config.settings, **stage.settings})
+        config.stage_training(stage)
+    with files.held(folder):
+        return _Run(config, module.plugin, folder, say, report, stopped).run(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        config: Pretraining,
+        objective: type[Objective],
+        folder: Path,
+        say: Callable[[str], None],
+        report: Report,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.config, self.objective, self.folder = config, objective, folder
+        self.say, self.told, self.stopped = say, report, stopped
+        self.log = Log(folder / "log.jsonl")
+        self.before, self.started = 0.0, time.monotonic()
+
+    def run(self, resume: bool) -> Pretrained:
+        self._open(resume)
+        made = self._networks()
+        steps, valid, interrupted = 0, None, False
+        for number, stage in enumerate(self.config.stages, 1):
+            history = self._stage(number, stage, made)
+            steps += history.steps
+            valid = min(history.valid, default=valid)
+            interrupted = history.reason == "stopped"
+            if interrupted:
+                break
+            self.say(f"stage {number} of {len(self.config.stages)} ended: {history.reason}")
+        backbone = self.folder / "backbone"
+        files.remove(backbone)
+        with files.folder(backbone, {"format": 1, "objective": self.config.objective}) as folder:
+            for name, content in self._settled(self.config.stages[-1]).artifact(made).items():
+                folder.add(name, content)
+        return Pretrained(self.folder, backbone, steps, valid, interrupted)
+
+    def _settled(self, stage: Stage) -> Objective:
+        return self.objective({**self.config.settings, **stage.settings})
+
+    def _networks(self) -> dict[str, Any]:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return self._settled(self.config.stages[0]).networks({}, State(), {})
+
+    def _stage(self, number: int, stage: Stage, made: dict[str, Any]) -> Any:
+        from mainstem.training import loop
+
+        objective = self._settled(stage)
+        training = self.config.stage_training(stage).model_copy(update={"batch_size": 1})  # one index of a stream is one batch
+
+        def report(figures: Mapping[str, Any]) -> None:
+            figures = {"stage": number, **figures}
+            if "resumed" in figures:
+                self.log.forget(candidate="stage", part=number, after=figures["resumed"])
+            elif figures.get("ended"):
+                kept = {key: figures.get(key) for key in ("step", "epoch", "loss", "valid", "lr")}
+                self.log.write(candidate="stage", part=number, **kept, seconds=round(self.before + time.monotonic() - self.started, 1))
+            self.told(figures)
+
+        return loop.fit(
+            objective,
+            made,
+            objective.stream(self.config.evaluate_every),
+            objective.held_out(),
+            training,
+            seed=self.config.seed + _APART * number,
+            folder=self.folder / "stages" / f"{number:02d}",
+            final=True,
+            report=report,
+            stopped=self.stopped,
+        )
+
+    def _open(self, resume: bool) -> None:
+        """Make the folder, or take up that of a run that was asked for the same."""
+        asked, place = json.loads(json.dumps(configs.dump(self.config))), self.folder / "asked.json"
+        for parent in (self.folder, self.folder / "stages"):
+            files.sweep(parent)
+        if resume and place.is_file():
+            before = json.loads(place.read_bytes())
+            if before != asked:
+                raise MainstemError(
+                    "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
+                )
+        else:
+            files.write_json(place, asked)
+        configs.write(self.folder / "config.yaml", self.config)
+        if self.log.path.exists():
+            lines = self.log.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            self.before = max((json.loads(line).get("seconds", 0.0) for line in lines if line.endswith("}")), default=0.0)
+
+
+_APART = 1_000_003  # so that no two stages draw the same data

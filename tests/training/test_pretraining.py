@@ -1,0 +1,69 @@
+"""Pretraining runs: stages, resumption, what is left behind."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mainstem import api, files
+from mainstem.errors import MainstemError
+
+SMALL = {"width": 32, "heads": 1, "layers": 2, "cells": 300, "context": [10, 20], "asked": 6, "columns": [2, 4]}
+CONFIG = {
+    "objective": "tables",
+    "settings": SMALL,
+    "training": {"optimizer": "muon", "lr": 0.002, "checkpoint_every": 0},
+    "stages": [
+        {"training": {"steps": 5, "warmup": 2}},
+        {"settings": {"context": [20, 30]}, "training": {"steps": 3, "schedule": "cosine"}},
+    ],
+    "evaluate_every": 2,
+}
+
+
+class After:
+    """Says to stop after so many questions."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return api.pretrain(config=CONFIG, out=tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_the_backbone_is_a_folder_that_holds_together(whole):
+    assert whole.steps == 8 and not whole.interrupted
+    assert not files.broken(whole.backbone)
+    assert json.loads((whole.backbone / "config.json").read_bytes())["width"] == 32
+    log = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
+    assert [(line["part"], line["step"]) for line in log] == [(1, 2), (1, 4), (2, 2)]
+    assert all(np.isfinite(line["valid"]) for line in log)
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_an_interrupted_run_ends_in_the_same_weights(whole, tmp_path, after):
+    out = tmp_path / "run"
+    cut = api.pretrain(config=CONFIG, out=out, stopped=After(after))
+    assert cut.interrupted
+    again = api.pretrain(config=CONFIG, out=out, resume=True)
+    assert (again.backbone / "model.safetensors").read_bytes() == (whole.backbone / "model.safetensors").read_bytes()
+    strip = lambda path: [{**json.loads(line), "seconds": 0} for line in (path / "log.jsonl").read_text().splitlines()]  # noqa: E731
+    assert strip(out) == strip(whole.folder)
+
+
+def test_another_config_is_not_resumed(whole):
+    with pytest.raises(MainstemError, match="config differs.*seed"):
+        api.pretrain(config=CONFIG, out=whole.folder, resume=True, seed=3)
+
+
+def test_a_wrong_stage_is_told_before_the_first_begins(tmp_path):
+    wrong = {**CONFIG, "stages": [*CONFIG["stages"], {"training": {"stepz": 3}}]}
+    with pytest.raises(MainstemError, match="unknown field 'stepz'. Did you mean 'steps'"):
+        api.pretrain(config=wrong, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
