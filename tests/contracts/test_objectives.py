@@ -15,15 +15,18 @@ def test_an_objective_is_learned_from_its_stream_and_leaves_files(name):
     objective = registry.load("objectives", name).plugin(SMALL[name])
     assert isinstance(objective, Objective)
     stream, held_out = objective.stream(3), objective.held_out()
-    assert len(stream) == 3 and len(held_out) > 0
+    assert len(stream) == 3
+    assert len(held_out) > 0
     networks = objective.networks({}, State(), {})
     for batch in (stream.take(np.array([0]), np.random.default_rng(0)), held_out.take(np.arange(len(held_out)))):
         batch = tensors(batch)
         loss = objective.loss(objective.forward(networks, batch), batch)
-        assert loss.ndim == 0 and np.isfinite(float(loss.detach()))
+        assert loss.ndim == 0
+        assert np.isfinite(float(loss.detach()))
     first, again = (held_out.take(np.arange(len(held_out))) for _ in range(2))
     for arrays, others in zip(first.inputs.values(), again.inputs.values(), strict=True):
         for key in arrays:
             np.testing.assert_array_equal(arrays[key], others[key])
     files = objective.artifact(networks)
-    assert {"config.json", "model.safetensors"} <= files.keys() and all(isinstance(content, bytes) for content in files.values())
+    assert {"config.json", "model.safetensors"} <= files.keys()
+    assert all(isinstance(content, bytes) for content in files.values())

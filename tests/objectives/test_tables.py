@@ -16,11 +16,14 @@ SMALL = {"width": 32, "heads": 1, "layers": 2, "cells": 2000, "context": (10, 30
 def test_tables_can_be_learned_from(regression):
     for seed in range(60):
         made = _tables.table(np.random.default_rng(seed), 40, 1 + seed % 9, regression, 25)
-        assert not np.isinf(made.numbers).any() and np.isfinite(made.answer).all()
-        assert np.isnan(made.numbers[:, made.categories]).all() and not made.codes[:, ~made.categories].any()
+        assert not np.isinf(made.numbers).any()
+        assert np.isfinite(made.answer).all()
+        assert np.isnan(made.numbers[:, made.categories]).all()
+        assert not made.codes[:, ~made.categories].any()
         assert made.codes.max(initial=0) <= _tables.MOST_CODES
         if regression:
-            assert made.classes == 0 and np.ptp(made.answer[:25]) > 0
+            assert made.classes == 0
+            assert np.ptp(made.answer[:25]) > 0
         else:
             assert set(made.answer[25:]) <= set(made.answer[:25]) <= set(range(made.classes))
             assert 2 <= made.classes <= _tables.MOST_CLASSES
@@ -64,5 +67,5 @@ def test_loss_falls_on_tables_that_it_is_trained_on():
 
 
 def test_an_unknown_setting_names_the_nearest():
-    with pytest.raises(MainstemError, match="Did you mean 'width'"):
+    with pytest.raises(MainstemError, match=r"Did you mean 'width'"):
         Tables({"widht": 3})

@@ -38,7 +38,8 @@ def whole(tmp_path_factory):
 
 
 def test_the_backbone_is_a_folder_that_holds_together(whole):
-    assert whole.steps == 8 and not whole.interrupted
+    assert whole.steps == 8
+    assert not whole.interrupted
     assert not files.broken(whole.backbone)
     assert json.loads((whole.backbone / "config.json").read_bytes())["width"] == 32
     log = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
@@ -58,12 +59,12 @@ def test_an_interrupted_run_ends_in_the_same_weights(whole, tmp_path, after):
 
 
 def test_another_config_is_not_resumed(whole):
-    with pytest.raises(MainstemError, match="config differs.*seed"):
+    with pytest.raises(MainstemError, match=r"config differs.*seed"):
         api.pretrain(config=CONFIG, out=whole.folder, resume=True, seed=3)
 
 
 def test_a_wrong_stage_is_told_before_the_first_begins(tmp_path):
     wrong = {**CONFIG, "stages": [*CONFIG["stages"], {"training": {"stepz": 3}}]}
-    with pytest.raises(MainstemError, match="unknown field 'stepz'. Did you mean 'steps'"):
+    with pytest.raises(MainstemError, match=r"unknown field 'stepz'\. Did you mean 'steps'"):
         api.pretrain(config=wrong, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
