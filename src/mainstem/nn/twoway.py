@@ -8,6 +8,7 @@ d width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,19 @@ class TwoWay(nn.Module):
             x = layer(x, known, last=i == len(self.layers) - 1)
         out = self.outer(functional.gelu(self.inner(self.norm(x[:, known:, 0]))))
         return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
+
+
+class ByName(nn.Module):
+    """A network whose inputs come as one mapping, as graphs are written."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The answer of the inner network."""
+        answer: dict[str, Tensor] = self.inner(**arrays)
+        return answer
 
 
 def nodes(count: int = 64, reach: float = 6.0, bend: float = 3.0) -> Tensor:
