@@ -57,6 +57,10 @@ def test_every_verb_that_is_listed_has_a_help(call):
         ("train x.csv --target y --column zip", ["NAME=KIND"]),
         ("train x.csv --target y --set training", ["path=value"]),
         ("train x.csv --target y --set training.epohcs=3", ["training.epohcs", "Did you mean 'epochs'"]),
+        ("pretrain --objective tabels -o x", ["'tabels'", "Did you mean 'tables'"]),
+        ("pretrain -o x", ["'objective'"]),
+        ("pretrain --objective tables --set settings.widht=3 -o x", ["'widht'", "Did you mean 'width'"]),
+        ("pretrain --objective tables -o x", ["never end", "steps"]),
         ("train x.csv --target y --learning-rate", ["--learning-rate takes a value"]),
         ("train nowhere.csv --target y", ["nowhere.csv", "no such file"]),
         ("train", ["no data to train on"]),
@@ -288,6 +292,20 @@ def test_inspect_shows_a_model_and_a_run(call, table_run):
         assert "task: classification of dear (便宜, 贵)" in out
         assert "predictor: linear" in out
         assert "every file is as it was sealed" in out
+
+
+def test_pretrain_says_its_losses_by_step_and_where_the_backbone_lies(call, tmp_path):
+    small = {"width": 16, "heads": 1, "layers": 1, "cells": 200, "context": "[8, 12]", "asked": 4, "columns": "[1, 3]"}
+    line = ["pretrain", "--objective", "tables", "--steps", "4", "--set", "evaluate_every=2", "-o", tmp_path / "run"]
+    line += [part for name, value in small.items() for part in ("--set", f"settings.{name}={value}")]
+    code, out, err = call(*line)
+    assert code == 0
+    assert out.startswith(f"Backbone: {tmp_path / 'run' / 'backbone'} (4 steps, held-out loss ")
+    assert re.findall(r"^step (\d)  loss [\d.-]+  held-out [\d.-]+$", err, re.MULTILINE) == ["2", "4"]
+    code, out, err = call(*line)
+    assert (code, out) == (2, "")
+    assert "--resume" in err
+    assert call(*line, "--resume")[0] == 0
 
 
 def test_list_and_doctor(call):

@@ -16,7 +16,7 @@ VERBS = {
     "predict": "predictions for a file, a folder or standard input",
     "verify": "hold a model against its replay, here or at a live server",
     "serve": "answer predictions over HTTP",
-    "pretrain": "train a backbone of your own, for many tasks",
+    "pretrain": "train a backbone from scratch (so far the in-context network for tables)",
     "export": "seal what an unfinished run has, as a model",
     "inspect": "what data, a model or a run is, and what looks wrong",
     "example": "write a small data set and the command that uses it",

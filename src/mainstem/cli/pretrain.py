@@ -23,7 +23,7 @@ def command(
     config: Annotated[str, Option("-c", "--config", metavar="FILE", help="a config; flags win over it")] = "",
     assignments: Annotated[list[str] | None, Option("--set", metavar="A.B=VALUE", help="any field of the config")] = None,
 ) -> int:
-    """Train a backbone of your own, for many tasks to stand on."""
+    """Train a backbone from scratch. So far the in-context network for tables, which `train` does not take yet."""
     from mainstem import api
     from mainstem.training.run import Stop
 
@@ -81,4 +81,4 @@ class _Reporter:
         if stage:
             from mainstem.training.progress import Progress
 
-            self.bar = Progress(f"stage {stage}", total, log_every=1).__enter__()
+            self.bar = Progress(f"stage {stage}", total, log_every=1, units=("step", "batches")).__enter__()

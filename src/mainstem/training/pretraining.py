@@ -46,9 +46,12 @@ def pretrain(
 ) -> Pretrained:
     """Pretrain what `config` says and leave the backbone in `folder`/backbone. Raises MainstemError for what a user can mend."""
     module = registry.load("objectives", config.objective)
-    for stage in config.stages:  # what is wrong in the last one is told before the first begins
+    for number, stage in enumerate(config.stages, 1):  # what is wrong in the last one is told before the first begins
         module.plugin({**config.settings, **stage.settings})
-        config.stage_training(stage)
+        if config.stage_training(stage).steps is None:
+            raise MainstemError(
+                f"stage {number} of this pretraining would never end", do="Say how long it is with --steps, or in its training."
+            )
     with files.held(folder):
         return _Run(config, module.plugin, folder, say, report, stopped).run(resume)
 

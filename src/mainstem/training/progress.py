@@ -19,7 +19,7 @@ class Progress:
     """A bar with loss, speed (rows/s) and time left; where `console` is no terminal, nothing but the lines of `log_every`.
 
     total: steps of the whole run, None where it is not known. log_every: epochs between two lines "epoch 100  loss 0.25",
-    None for no lines. console: a rich Console, by default on standard error.
+    None for no lines. units: what the lines and the speed count. console: a rich Console, by default on standard error.
     """
 
     def __init__(
@@ -29,13 +29,14 @@ class Progress:
         *,
         done: int = 0,
         log_every: int | None = None,
+        units: tuple[str, str] = ("epoch", "rows"),
         console: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         from rich.console import Console
 
         self.console = console or Console(stderr=True)
-        self.log_every, self._clock = log_every, clock
+        self.log_every, self.units, self._clock = log_every, units, clock
         self._rows, self._started, self._drawn = 0, clock(), -math.inf
         self._bar = self._made(name, total, done) if self.console.is_terminal else None
 
@@ -46,7 +47,7 @@ class Progress:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.TaskProgressColumn(),
-            progress.TextColumn("loss {task.fields[loss]}  {task.fields[speed]} rows/s"),
+            progress.TextColumn(f"loss {{task.fields[loss]}}  {{task.fields[speed]}} {self.units[1]}/s"),
             progress.TimeRemainingColumn(),
         )
         bar = progress.Progress(*columns, console=self.console, transient=True, auto_refresh=False)
@@ -76,7 +77,7 @@ class Progress:
         """`epochs` are done by now: one line every `log_every` of them."""
         if self.log_every and epochs % self.log_every == 0:
             told = "  ".join(f"{name} {value:.6g}" for name, value in figures.items() if value is not None)
-            self.console.print(f"epoch {epochs}  {told}", highlight=False)
+            self.console.print(f"{self.units[0]} {epochs}  {told}", highlight=False)
 
 
 class Log:
