@@ -7,6 +7,7 @@ import pytest
 
 from mainstem import api, files
 from mainstem.errors import MainstemError
+from mainstem.training.pretraining import curve
 
 SMALL = {"width": 32, "heads": 1, "layers": 2, "cells": 300, "context": [10, 20], "asked": 6, "columns": [2, 4]}
 CONFIG = {
@@ -45,6 +46,15 @@ def test_the_backbone_is_a_folder_that_holds_together(whole):
     log = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
     assert [(line["part"], line["step"]) for line in log] == [(1, 2), (1, 4), (2, 2)]
     assert all(np.isfinite(line["valid"]) for line in log)
+
+
+def test_the_curve_runs_over_all_stages(whole):
+    from PIL import Image
+
+    with Image.open(whole.folder / "curve.png") as picture:
+        assert picture.size == (768, 480)
+    lines = [{"part": p, "step": s, "loss": 1.0, "valid": None} for p, s in ((1, 2), (1, 4), (2, 2), (2, 4))]
+    assert curve(lines) != curve(lines[:3])
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])

@@ -1,14 +1,16 @@
 """A pretraining run: stages of training one after the other, and the backbone that comes out of them.
 
-RUN/ config.yaml · asked.json · log.jsonl · stages/01/checkpoints/ · backbone/. Killed at any moment, the same call with `resume` goes on
-and ends in the same weights.
+RUN/ config.yaml · asked.json · log.jsonl · curve.png · stages/01/checkpoints/ · backbone/. Killed at any moment, the same call with
+`resume` goes on and ends in the same weights.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from mainstem import config as configs
 from mainstem import files, registry
 from mainstem.config import Pretraining, Stage
 from mainstem.contracts import Objective, State
-from mainstem.errors import MainstemError
+from mainstem.errors import MainstemError, MissingExtra
 from mainstem.training.progress import Log
 from mainstem.training.runfolder import difference
 
@@ -88,6 +90,8 @@ class _Run:
         with files.folder(backbone, {"format": 1, "objective": self.config.objective}) as folder:
             for name, content in self._settled(self.config.stages[-1]).artifact(made).items():
                 folder.add(name, content)
+        with suppress(MissingExtra):
+            files.write_bytes(self.folder / "curve.png", curve(self._told()))
         return Pretrained(self.folder, backbone, steps, valid, interrupted)
 
     def _settled(self, stage: Stage) -> Objective:
@@ -142,9 +146,41 @@ class _Run:
         else:
             files.write_json(place, asked)
         configs.write(self.folder / "config.yaml", self.config)
-        if self.log.path.exists():
-            lines = self.log.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            self.before = max((json.loads(line).get("seconds", 0.0) for line in lines if line.endswith("}")), default=0.0)
+        self.before = max((line["seconds"] for line in self._told()), default=0.0)
+
+    def _told(self) -> list[dict[str, Any]]:
+        """The lines of the log; half a line, which a kill may leave, is none."""
+        if not self.log.path.exists():
+            return []
+        lines = self.log.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 _APART = 1_000_003  # so that no two stages draw the same data
+
+
+def curve(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """The losses of a log over the steps of all stages, as a PNG picture. Raises MissingExtra without Matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("the picture of the curve", "train", "Matplotlib") from error
+    steps: list[int] = []
+    ends: list[int] = []
+    for before, line in zip([None, *lines], lines, strict=False):
+        if before and before["part"] != line["part"]:
+            ends.append(steps[-1])
+        steps.append(line["step"] + (ends[-1] if ends else 0))
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", title="Pretraining")
+    axes.plot(steps, [line["loss"] for line in lines], color="0.7", label="training")
+    axes.plot(steps, [line["valid"] for line in lines], label="held out")
+    for number, end in enumerate(ends, 2):
+        axes.axvline(end, color="0.5", linestyle=":", linewidth=1)
+        axes.annotate(f"stage {number}", (end, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points")
+    axes.legend()
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=120, metadata={"Software": None})
+    return made.getvalue()
