@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mainstem.backbones._cells import CODES, REACH, Scale, frequent
+from mainstem.backbones._cells import REACH, Scale
 
 
 def test_channels_are_standardised_value_rank_and_gap():
@@ -29,12 +29,3 @@ def test_ranks_do_not_depend_on_the_scale_of_a_number():
     x = np.random.default_rng(1).normal(size=(50, 2)) ** 3
     a, b = Scale.of(x).channels(x), Scale.of(1e6 * x + 7.0).channels(1e6 * x + 7.0)
     np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-def test_frequent_values_keep_a_code_of_their_own_and_rare_ones_share_one():
-    codes = np.concatenate([np.repeat(np.arange(1, 60), 3), np.repeat([50], 9), [0] * 5])[:, None]
-    table = frequent(codes)[0]
-    assert table[0] == 0
-    assert table[50] == 1
-    assert sorted(np.unique(table[1:]).tolist()) == list(range(1, CODES))
-    assert (table[1:] == CODES - 1).sum() == 59 - (CODES - 2)

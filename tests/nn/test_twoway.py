@@ -10,8 +10,8 @@ def batch(rows=7, known=5, columns=4, seed=0):
     made = torch.Generator().manual_seed(seed)
     return {
         "cells": torch.randn(2, rows, columns, 3, generator=made),
-        "codes": torch.randint(0, twoway.CODES, (2, rows, columns), generator=made),
-        "marks": torch.randn(2, columns // 2, twoway.MARK, generator=made),
+        "codes": torch.randint(0, 32, (2, rows, columns), generator=made),
+        "marks": torch.randn(2, columns // 2, 16, generator=made),
         "index": torch.randint(0, 3, (2, known), generator=made),
         "value": torch.randn(2, known, 2, generator=made),
         "regression": torch.tensor([0.0, 1.0]),
@@ -21,7 +21,7 @@ def batch(rows=7, known=5, columns=4, seed=0):
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return twoway.TwoWay(width=32, layers=3, heads=2).eval()
+    return twoway.TwoWay(width=32, layers=3, heads=2, codes=32, mark=16).eval()
 
 
 @torch.inference_mode()

@@ -73,6 +73,17 @@ def test_another_config_is_not_resumed(whole):
         api.pretrain(config=CONFIG, out=whole.folder, resume=True, seed=3)
 
 
+def test_a_torn_log_is_read_and_a_torn_request_refused(tmp_path):
+    out = tmp_path / "run"
+    api.pretrain(config=CONFIG, out=out, stopped=After(3))
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"part": 1, "st')
+    assert api.pretrain(config=CONFIG, out=out, resume=True).steps == 8
+    (out / "asked.json").write_bytes(b"{")
+    with pytest.raises(MainstemError, match="asked for"):
+        api.pretrain(config=CONFIG, out=out, resume=True)
+
+
 def test_a_wrong_stage_is_told_before_the_first_begins(tmp_path):
     wrong = {**CONFIG, "stages": [*CONFIG["stages"], {"training": {"stepz": 3}}]}
     with pytest.raises(MainstemError, match=r"unknown field 'stepz'\. Did you mean 'steps'"):

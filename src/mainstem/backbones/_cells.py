@@ -1,4 +1,4 @@
-"""A table as the in-context network reads it: three numbers and a code for each cell, by what the context rows show. numpy only.
+"""A table as the in-context network reads it: three numbers for each cell, by what the context rows show. numpy only.
 
 Letters of shapes: n context rows, r rows, c columns.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from mainstem.contracts import Array
 
 CODES = 32  # 0: no value; 1 … 30: values of a category; 31: all that are rarer
+MARK = 16  # width of the random vector that tells one pair of columns from another
 KNOTS = 17
 REACH = 6.0  # standard deviations
 
@@ -52,16 +53,3 @@ class Scale:
         rank = 2.0 * ramps.mean(axis=-1) - 1.0
         stacked = np.stack([np.where(missing, 0.0, standard), np.where(missing, 0.0, rank), missing], axis=-1)
         return stacked.astype(np.float32)
-
-
-def frequent(codes: Array) -> Array:
-    """Codes [n, c] of the context rows (0 missing, 1 and up) → int64 [c, most + 1]: what stands for each code, the frequent ones first."""
-    most = int(codes.max(initial=0))
-    table = np.zeros((codes.shape[1], most + 1), np.int64)
-    for j, column in enumerate(codes.T):
-        counts = np.bincount(column, minlength=most + 1)
-        counts[0] = 0
-        order = np.argsort(-counts[1:], kind="stable") + 1
-        table[j, order] = np.minimum(np.arange(1, most + 1), CODES - 1)
-        table[j, 1:][counts[1:] == 0] = CODES - 1
-    return table

@@ -8,7 +8,6 @@ d width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,6 @@ from torch.nn import functional
 
 PAIR = 2  # columns a token
 CHANNELS = 3  # numbers a cell: standardised, its rank, whether it is missing
-CODES = 32  # 0: none; then the values of a category
-MARK = 16  # width of the random vector that tells one token of a row from another
 
 
 class Rows(nn.Module):
@@ -66,21 +63,23 @@ class Layer(nn.Module):
 
 
 class TwoWay(nn.Module):
-    """Cells of context rows and rows to answer, answers of the context rows → `classes` and `nodes` logits of each row to answer."""
+    """Cells of context rows and rows to answer, answers of the context rows → `classes` and `nodes` logits of each row to answer.
 
-    def __init__(self, width: int = 96, layers: int = 5, heads: int = 3, classes: int = 10, nodes: int = 64) -> None:
+    codes: how many there are, with 0 for none; mark: the width of the random vector that tells one token of a row from another.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, *, codes: int, mark: int, classes: int = 10, nodes: int = 64) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.codes, self.classes = width, codes, classes
         self.cell = nn.Linear(PAIR * CHANNELS, width)
-        self.code = nn.Embedding(PAIR * CODES, width)  # by place in the pair
-        self.mark = nn.Linear(MARK, width, bias=False)
+        self.code = nn.Embedding(PAIR * codes, width)  # by place in the pair
+        self.mark = nn.Linear(mark, width, bias=False)
         self.of_class = nn.Embedding(classes, width)
         self.of_value = nn.Linear(2, width)
         self.unknown = nn.Embedding(2, width)
         self.layers = nn.ModuleList([Layer(width, heads) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, classes + nodes)
-        self.classes = classes
         for embedding in (self.code, self.of_class, self.unknown):
             nn.init.normal_(embedding.weight, std=0.5)
         for layer in self.layers:
@@ -88,7 +87,7 @@ class TwoWay(nn.Module):
                 nn.init.normal_(linear.weight, std=0.5 / math.sqrt(width * layers))
 
     def forward(self, cells: Tensor, codes: Tensor, marks: Tensor, index: Tensor, value: Tensor, regression: Tensor) -> dict[str, Tensor]:
-        """cells float [b, r, c, 3], codes int [b, r, c] (c even), marks float [b, c/2, 16]; of the context rows: index int [b, n]
+        """cells float [b, r, c, 3], codes int [b, r, c] (c even), marks float [b, c/2, mark]; of the context rows: index int [b, n]
         (classes) and value float [b, n, 2] (standardised, rank); regression float [b], 1 or 0.
 
         → "logits" [b, r-n, classes], "nodes" [b, r-n, nodes].
@@ -98,7 +97,7 @@ class TwoWay(nn.Module):
         x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS))
         for place in range(PAIR):
             of_pair = codes[:, :, place::PAIR]
-            x = x + (of_pair > 0)[..., None] * self.code(of_pair + place * CODES)
+            x = x + (of_pair > 0)[..., None] * self.code(of_pair + place * self.codes)
         x = x + self.mark(marks)[:, None]
         flag = regression[:, None, None]
         answers = flag * self.of_value(value) + (1.0 - flag) * self.of_class(index)
@@ -108,19 +107,6 @@ class TwoWay(nn.Module):
             x = layer(x, known, last=i == len(self.layers) - 1)
         out = self.outer(functional.gelu(self.inner(self.norm(x[:, known:, 0]))))
         return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
-
-
-class ByName(nn.Module):
-    """A network whose inputs come as one mapping, as graphs are written."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The answer of the inner network."""
-        answer: dict[str, Tensor] = self.inner(**arrays)
-        return answer
 
 
 def nodes(count: int = 64, reach: float = 6.0, bend: float = 3.0) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mainstem.backbones._cells import CODES, Scale
+from mainstem.backbones._cells import CODES, MARK, Scale
 from mainstem.contracts import Array, Batch, Feature, Objective, State, Stream
 from mainstem.errors import MainstemError, suggest
 from mainstem.objectives import _tables
 
-MARK = 16
+_LEVEL = 2.0  # taken off the loss over nodes, so that figures of both kinds are of one size
 _HELD_OUT = (64, 128, 48, 8)  # tables, context rows, asked rows, columns; and their seed
 
 
@@ -44,7 +44,7 @@ class Tables(Objective):
         """{"backbone": TwoWay}."""
         from mainstem.nn.twoway import TwoWay
 
-        return {"backbone": TwoWay(self.settings["width"], self.settings["layers"], self.settings["heads"])}
+        return {"backbone": TwoWay(self.settings["width"], self.settings["layers"], self.settings["heads"], codes=CODES, mark=MARK)}
 
     def stream(self, length: int) -> Stream:
         """Endless made tables."""
@@ -132,7 +132,7 @@ class Tables(Objective):
         of_class = functional.cross_entropy(logits.flatten(0, 1), target["truth"].flatten(), reduction="none").view_as(target["truth"])
         mass = twoway.spread(target["truth_value"], twoway.nodes())
         of_value = -(mass * output["nodes"].log_softmax(-1)).sum(-1)
-        return (torch.where(regression > 0, of_value.mean(1) - 2.0, of_class.mean(1))).mean()
+        return torch.where(regression > 0, of_value.mean(1) - _LEVEL, of_class.mean(1)).mean()
 
 
 class Made:

@@ -138,7 +138,10 @@ class _Run:
         for parent in (self.folder, self.folder / "stages"):
             files.sweep(parent)
         if resume and place.is_file():
-            before = json.loads(place.read_bytes())
+            try:
+                before = dict(json.loads(place.read_bytes()))
+            except (ValueError, TypeError):
+                raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
             if before != asked:
                 raise MainstemError(
                     "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
@@ -149,11 +152,13 @@ class _Run:
         self.before = max((line["seconds"] for line in self._told()), default=0.0)
 
     def _told(self) -> list[dict[str, Any]]:
-        """The lines of the log; half a line, which a kill may leave, is none."""
-        if not self.log.path.exists():
-            return []
-        lines = self.log.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """The lines of the log; a torn one, which a kill may leave, is none."""
+        lines = self.log.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.path.exists() else []
+        told = []
+        for line in lines:
+            with suppress(ValueError):
+                told.append(json.loads(line))
+        return told
 
 
 _APART = 1_000_003  # so that no two stages draw the same data
