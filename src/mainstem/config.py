@@ -124,6 +124,8 @@ class Training(Settings):
     """decoupled, adamw only"""
     clip: float | None = Field(None, gt=0)
     """largest norm of the gradient"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the forward pass; weights and updates are float32"""
     schedule: Literal["constant", "step", "cosine", "warmup", "plateau", "one-cycle"] = "constant"
     warmup: float = Field(0.0, ge=0)
     """steps of linear warm-up before any schedule; below 1 a share of all steps"""

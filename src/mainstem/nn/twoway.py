@@ -36,9 +36,17 @@ class Rows(nn.Module):
         if self.stretch is not None:
             size = torch.log(torch.as_tensor(known, dtype=x.dtype) / 128.0)
             query = query * (1.0 + self.stretch * size)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+            mixed = _attended(query, key, value)
+        else:  # so few columns that plain products are quicker
+            mixed = (query @ key.mT / math.sqrt(d // self.heads)).softmax(-1) @ value
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(s, length, d))
         return out
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """In float32 whatever is asked for: on a processor, going back through attention in bfloat16 takes three times as long."""
+    with torch.autocast(query.device.type, enabled=False):
+        return functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
 
 
 class Layer(nn.Module):
@@ -94,7 +102,7 @@ class TwoWay(nn.Module):
         """
         b, r, c, _ = cells.shape
         known = index.shape[1]
-        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS))
+        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS)).float()  # what layers add to stays in float32
         for place in range(PAIR):
             of_pair = codes[:, :, place::PAIR]
             x = x + (of_pair > 0)[..., None] * self.code(of_pair + place * self.codes)
@@ -105,7 +113,7 @@ class TwoWay(nn.Module):
         x = torch.cat([x, torch.cat([answers, asked], dim=1)[:, :, None]], dim=2)
         for i, layer in enumerate(self.layers):
             x = layer(x, known, last=i == len(self.layers) - 1)
-        out = self.outer(functional.gelu(self.inner(self.norm(x[:, known:, 0]))))
+        out = self.outer(functional.gelu(self.inner(self.norm(x[:, known:, 0])))).float()
         return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
 
 

@@ -136,7 +136,8 @@ class Optimiser:
         for _, p in self.named:
             p.grad = None
         with torch.enable_grad():
-            loss = closure()
+            with torch.autocast(self._device(), torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                loss = closure()
             total = self._penalised(loss)
             total.backward()  # type: ignore[no-untyped-call]
         value = float(total.detach())
@@ -144,6 +145,9 @@ class Optimiser:
             raise NonFinite("loss", value, self.steps + 1, self.lr)
         self._check_and_clip()
         return float(loss.detach()), total.detach()
+
+    def _device(self) -> str:
+        return self.named[0][1].device.type if self.named else "cpu"
 
     def _penalised(self, loss: Tensor) -> Tensor:
         if self.settings.l1:
