@@ -64,3 +64,13 @@ def test_mass_on_two_nodes_has_the_value_as_its_mean():
     torch.testing.assert_close(mass @ at, values, atol=1e-5, rtol=0)
     torch.testing.assert_close(mass.sum(-1), torch.ones(5))
     assert (twoway.spread(torch.tensor([-60.0, 60.0]), at) @ at).tolist() == pytest.approx([-6.0, 6.0])
+
+
+@torch.inference_mode()
+def test_in_bfloat16_the_answers_are_near(net):
+    exact = net(**batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = net(**batch())
+    for name, answer in exact.items():
+        assert rounded[name].dtype == torch.float32
+        torch.testing.assert_close(rounded[name], answer, rtol=0.05, atol=0.05 * float(answer.abs().max()))

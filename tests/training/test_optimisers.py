@@ -288,3 +288,14 @@ def test_a_gradient_whose_norm_overflows_is_named():
     with pytest.raises(NonFinite) as caught:
         made(net, "sgd").step(lambda: (net[3].weight * 1e25).sum())
     assert (caught.value.which, caught.value.parameter) == ("gradient", "3.weight")
+
+
+def test_the_forward_pass_alone_is_in_bfloat16():
+    net = network()
+    optimiser = made(net, "adamw", precision="bfloat16")
+    seen = []
+    net[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    loss = optimiser.step(closure(net, 0))
+    assert seen == [torch.bfloat16]
+    assert {p.dtype for p in net.parameters()} == {p.grad.dtype for p in net.parameters()} == {torch.float32}
+    assert loss == pytest.approx(made(network(), "adamw").step(closure(network(), 0)), rel=2e-2)
