@@ -1,7 +1,7 @@
 """The in-context table network: attention over the columns of a row, then over the rows of a column, layer by layer.
 
 Rows to answer see the context rows alone, so that no answer depends on what else is asked (Hollmann et al. 2025, TabPFN v2). Letters
-of shapes: b tables, n context rows, r rows in all (context first), c columns, t tokens of a row (pairs of columns, then the answer),
+of shapes: b tables, n context rows, r rows to answer, c columns, t tokens of a row (pairs of columns, then the answer),
 d width.
 """
 
@@ -58,16 +58,34 @@ class Layer(nn.Module):
         self.columns, self.rows = Rows(width, heads, stretched=False), Rows(width, heads, stretched=True)
         self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
-    def forward(self, x: Tensor, known: int, *, last: bool = False) -> Tensor:
-        """x [b, r, t, d] → the same; `last`: of the answers alone, [b, r, 1, d]."""
+    def forward(self, known: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Context rows [b, n, t, d] and rows to answer [b, r, t, d] → the same."""
+        known, asked = self._across(known), self._across(asked)
+        seen = _turned(self.norms[1](known))
+        return self._down(known, seen), self._down(asked, seen)
+
+    def last(self, known: Tensor, asked: Tensor) -> Tensor:
+        """The same, but only of the token that is the answer of the rows to answer: [b, r, 1, d]."""
+        known, asked = self._across(known, 1), self._across(asked, 1)
+        return self._down(asked, _turned(self.norms[1](known)))
+
+    def _across(self, x: Tensor, tokens: int = 0) -> Tensor:
+        """Attention over the tokens of each row; of the last `tokens` alone, or of all."""
         b, r, t, d = x.shape
         flat = self.norms[0](x).view(b * r, t, d)
-        if last:
-            x, t = x[:, :, -1:], 1
-        x = x + self.columns(flat[:, -t:], flat).view(b, r, t, d)
-        turned = self.norms[1](x).transpose(1, 2).reshape(b * t, r, d)
-        x = x + self.rows(turned, turned[:, :known]).view(b, t, r, d).transpose(1, 2)
+        x = x[:, :, -tokens:]
+        return x + self.columns(flat[:, -tokens:], flat).view(b, r, tokens or t, d)
+
+    def _down(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Attention of each token over the same token of the context rows, and the network for each cell."""
+        b, r, t, d = x.shape
+        x = x + self.rows(_turned(self.norms[1](x)), seen).view(b, t, r, d).transpose(1, 2)
         return x + self.outer(functional.gelu(self.inner(self.norms[2](x))))
+
+
+def _turned(x: Tensor) -> Tensor:
+    """[b, r, t, d] → [b·t, r, d]."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 class TwoWay(nn.Module):
@@ -94,27 +112,43 @@ class TwoWay(nn.Module):
             for linear in (layer.columns.out, layer.rows.out, layer.outer):
                 nn.init.normal_(linear.weight, std=0.5 / math.sqrt(width * layers))
 
-    def forward(self, cells: Tensor, codes: Tensor, marks: Tensor, index: Tensor, value: Tensor, regression: Tensor) -> dict[str, Tensor]:
-        """cells float [b, r, c, 3], codes int [b, r, c] (c even), marks float [b, c/2, mark]; of the context rows: index int [b, n]
-        (classes) and value float [b, n, 2] (standardised, rank); regression float [b], 1 or 0.
+    def forward(
+        self,
+        cells: Tensor,
+        codes: Tensor,
+        known_cells: Tensor,
+        known_codes: Tensor,
+        index: Tensor,
+        value: Tensor,
+        marks: Tensor,
+        regression: Tensor,
+    ) -> dict[str, Tensor]:
+        """Rows to answer: cells float [b, r, c, 3], codes int [b, r, c] (c even). Context rows: known_cells [b, n, c, 3], known_codes
+        [b, n, c], their answers index int [b, n] (classes) and value float [b, n, 2] (standardised, rank). Of the tables: marks float
+        [b, c/2, mark], regression float [b], 1 or 0.
 
-        → "logits" [b, r-n, classes], "nodes" [b, r-n, nodes].
+        → "logits" [b, r, classes], "nodes" [b, r, nodes].
         """
+        flag = regression[:, None, None]
+        answers = flag * self.of_value(value) + (1.0 - flag) * self.of_class(index)
+        unknown = flag * self.unknown.weight[1] + (1.0 - flag) * self.unknown.weight[0]
+        marked = self.mark(marks)[:, None]
+        known = self._tokens(known_cells, known_codes, marked, answers)
+        asked = self._tokens(cells, codes, marked, unknown.expand(-1, cells.shape[1], -1))
+        for layer in self.layers[:-1]:
+            known, asked = layer(known, asked)
+        asked = self.layers[-1].last(known, asked)
+        out = self.outer(functional.gelu(self.inner(self.norm(asked[:, :, 0])))).float()
+        return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
+
+    def _tokens(self, cells: Tensor, codes: Tensor, marked: Tensor, answers: Tensor) -> Tensor:
+        """[b, r, t, d] in float32 whatever the precision: layers add to it."""
         b, r, c, _ = cells.shape
-        known = index.shape[1]
-        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS)).float()  # what layers add to stays in float32
+        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS)).float() + marked
         for place in range(PAIR):
             of_pair = codes[:, :, place::PAIR]
             x = x + (of_pair > 0)[..., None] * self.code(of_pair + place * self.codes)
-        x = x + self.mark(marks)[:, None]
-        flag = regression[:, None, None]
-        answers = flag * self.of_value(value) + (1.0 - flag) * self.of_class(index)
-        asked = (flag * self.unknown.weight[1] + (1.0 - flag) * self.unknown.weight[0]).expand(b, r - known, self.width)
-        x = torch.cat([x, torch.cat([answers, asked], dim=1)[:, :, None]], dim=2)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, known, last=i == len(self.layers) - 1)
-        out = self.outer(functional.gelu(self.inner(self.norm(x[:, known:, 0])))).float()
-        return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
+        return torch.cat([x, answers[:, :, None].float()], dim=2)
 
 
 def nodes(count: int = 64, reach: float = 6.0, bend: float = 3.0) -> Tensor:

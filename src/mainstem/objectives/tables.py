@@ -102,8 +102,10 @@ class Tables(Objective):
         else:
             index, classes = made.answer[:known].astype(np.int64), made.answer[known:].astype(np.int64)
         return {
-            "cells": cells,
-            "codes": codes,
+            "cells": cells[known:],
+            "codes": codes[known:],
+            "known_cells": cells[:known],
+            "known_codes": codes[:known],
             "marks": rng.standard_normal((even // 2, MARK)).astype(np.float32),
             "index": index,
             "value": value,
