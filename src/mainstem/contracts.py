@@ -260,6 +260,7 @@ class Info:
     extra: str = ""  # the extra that it needs to train
     slots: tuple[str, ...] = ()  # names of the linear layers that LoRA wraps by default
     pretrained: bool = False
+    holds_rows: bool = False  # a model fitted with it holds training rows
     summary: str = ""
 
 

@@ -42,13 +42,16 @@ class Scale:
         spread = np.where(spread > 1e-9 * np.maximum(np.abs(center), 1e-9), spread, 1.0)
         return cls(center, spread, knots.T)
 
+    def steps(self) -> tuple[Array, Array]:
+        """Between the knots [c, KNOTS - 1], and what is too little to be one [c, 1]."""
+        return np.diff(self.knots, axis=1), 1e-6 * self.spread[:, None]
+
     def channels(self, x: Array) -> Array:
         """Numbers x [r, c] → float32 [r, c, 3]: standardised, rank from -1 to 1, whether missing."""
         missing = np.isnan(x)
         filled = np.where(missing, self.center, x)
         standard = np.clip((filled - self.center) / self.spread, -REACH, REACH)
-        steps = np.diff(self.knots, axis=1)
-        tiny = 1e-6 * self.spread[:, None]
+        steps, tiny = self.steps()
         ramps = np.clip((filled[..., None] - self.knots[:, :-1]) / np.maximum(steps, tiny) + (steps < tiny), 0.0, 1.0)
         rank = 2.0 * ramps.mean(axis=-1) - 1.0
         stacked = np.stack([np.where(missing, 0.0, standard), np.where(missing, 0.0, rank), missing], axis=-1)

@@ -8,6 +8,7 @@ d width.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +18,36 @@ PAIR = 2  # columns a token
 CHANNELS = 3  # numbers a cell: standardised, its rank, whether it is missing
 
 
-class Rows(nn.Module):
-    """Attention over `length` tokens whose keys are those of the first `known` of them."""
+Memory = tuple[Tensor, Tensor]  # keys and values [s, heads, length, d/heads]
+
+
+class Attention(nn.Module):
+    """Attention of tokens over the keys and values of others; `stretched`: as sharp over more of them than training showed."""
 
     def __init__(self, width: int, heads: int, *, stretched: bool) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.pair, self.out = (nn.Linear(width, k * width, bias=False) for k in (1, 2, 1))
-        # Attention over more rows than were seen in training stays as sharp (Nakanishi 2025, scalable softmax).
+        # Nakanishi 2025, scalable softmax
         self.stretch = nn.Parameter(torch.full((heads, 1, 1), 0.2)) if stretched else None
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [s, length, d], context [s, known, d] → [s, length, d]."""
+    def memory(self, x: Tensor) -> Memory:
+        """Keys and values of x [s, length, d]."""
         s, length, d = x.shape
-        known = context.shape[1]
+        key, value = self.pair(x).view(s, length, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return key, value
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """x [s, length, d] → the same."""
+        s, length, d = x.shape
+        key, value = memory
         query = self.query(x).view(s, length, self.heads, d // self.heads).transpose(1, 2)
-        key, value = self.pair(context).view(s, known, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if self.stretch is not None:
-            size = torch.log(torch.as_tensor(known, dtype=x.dtype) / 128.0)
+            size = torch.log(torch.as_tensor(key.shape[2], dtype=x.dtype) / 128.0)
             query = query * (1.0 + self.stretch * size)
             mixed = _attended(query, key, value)
         else:  # so few columns that plain products are quicker
-            mixed = (query @ key.mT / math.sqrt(d // self.heads)).softmax(-1) @ value
+            mixed = (query @ key.transpose(-1, -2) / math.sqrt(d // self.heads)).softmax(-1) @ value
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(s, length, d))
         return out
 
@@ -46,7 +55,7 @@ class Rows(nn.Module):
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """In float32 whatever is asked for: on a processor, going back through attention in bfloat16 takes three times as long."""
     with torch.autocast(query.device.type, enabled=False):
-        return functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
+        return functional.scaled_dot_product_attention(query.float(), key, value)
 
 
 class Layer(nn.Module):
@@ -55,31 +64,25 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
-        self.columns, self.rows = Rows(width, heads, stretched=False), Rows(width, heads, stretched=True)
+        self.columns, self.rows = Attention(width, heads, stretched=False), Attention(width, heads, stretched=True)
         self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
-    def forward(self, known: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """Context rows [b, n, t, d] and rows to answer [b, r, t, d] → the same."""
-        known, asked = self._across(known), self._across(asked)
-        seen = _turned(self.norms[1](known))
-        return self._down(known, seen), self._down(asked, seen)
-
-    def last(self, known: Tensor, asked: Tensor) -> Tensor:
-        """The same, but only of the token that is the answer of the rows to answer: [b, r, 1, d]."""
-        known, asked = self._across(known, 1), self._across(asked, 1)
-        return self._down(asked, _turned(self.norms[1](known)))
-
-    def _across(self, x: Tensor, tokens: int = 0) -> Tensor:
-        """Attention over the tokens of each row; of the last `tokens` alone, or of all."""
+    def across(self, x: Tensor, tokens: int = 0) -> Tensor:
+        """Attention over the tokens of each row, x [b, r, t, d] → the same; of the last `tokens` alone, or of all."""
         b, r, t, d = x.shape
         flat = self.norms[0](x).view(b * r, t, d)
-        x = x[:, :, -tokens:]
-        return x + self.columns(flat[:, -tokens:], flat).view(b, r, tokens or t, d)
+        told = self.columns(flat[:, -tokens:], self.columns.memory(flat))
+        return x[:, :, -tokens:] + told.view(b, r, tokens or t, d)
 
-    def _down(self, x: Tensor, seen: Tensor) -> Tensor:
+    def memory(self, known: Tensor) -> Memory:
+        """What other rows see of context rows [b, n, t, d], in float32."""
+        key, value = self.rows.memory(_turned(self.norms[1](known)))
+        return key.float(), value.float()
+
+    def down(self, x: Tensor, memory: Memory) -> Tensor:
         """Attention of each token over the same token of the context rows, and the network for each cell."""
         b, r, t, d = x.shape
-        x = x + self.rows(_turned(self.norms[1](x)), seen).view(b, t, r, d).transpose(1, 2)
+        x = x + self.rows(_turned(self.norms[1](x)), memory).view(b, t, r, d).transpose(1, 2)
         return x + self.outer(functional.gelu(self.inner(self.norms[2](x))))
 
 
@@ -129,26 +132,57 @@ class TwoWay(nn.Module):
 
         → "logits" [b, r, classes], "nodes" [b, r, nodes].
         """
+        return self.answer(cells, codes, marks, regression, self.remember(known_cells, known_codes, index, value, marks, regression))
+
+    def remember(
+        self, known_cells: Tensor, known_codes: Tensor, index: Tensor, value: Tensor, marks: Tensor, regression: Tensor
+    ) -> list[Memory]:
+        """What answers need of the context rows, layer by layer: it depends on nothing that is asked."""
         flag = regression[:, None, None]
         answers = flag * self.of_value(value) + (1.0 - flag) * self.of_class(index)
-        unknown = flag * self.unknown.weight[1] + (1.0 - flag) * self.unknown.weight[0]
-        marked = self.mark(marks)[:, None]
-        known = self._tokens(known_cells, known_codes, marked, answers)
-        asked = self._tokens(cells, codes, marked, unknown.expand(-1, cells.shape[1], -1))
+        known, memories = self._tokens(known_cells, known_codes, marks, answers), []
         for layer in self.layers[:-1]:
-            known, asked = layer(known, asked)
-        asked = self.layers[-1].last(known, asked)
-        out = self.outer(functional.gelu(self.inner(self.norm(asked[:, :, 0])))).float()
+            known = layer.across(known)
+            memories.append(layer.memory(known))
+            known = layer.down(known, memories[-1])
+        last = self.layers[-1]
+        return [*memories, last.memory(last.across(known, 1))]  # there the answer alone is looked at
+
+    def answer(self, cells: Tensor, codes: Tensor, marks: Tensor, regression: Tensor, memories: Sequence[Memory]) -> dict[str, Tensor]:
+        """Rows to answer, over what was remembered."""
+        flag = regression[:, None, None]
+        unknown = flag * self.unknown.weight[1] + (1.0 - flag) * self.unknown.weight[0]
+        x = self._tokens(cells, codes, marks, unknown.expand(-1, cells.shape[1], -1))
+        for i, (layer, memory) in enumerate(zip(self.layers, memories, strict=True)):
+            x = layer.down(layer.across(x, int(i == len(self.layers) - 1)), memory)
+        out = self.outer(functional.gelu(self.inner(self.norm(x[:, :, 0])))).float()
         return {"logits": out[..., : self.classes], "nodes": out[..., self.classes :]}
 
-    def _tokens(self, cells: Tensor, codes: Tensor, marked: Tensor, answers: Tensor) -> Tensor:
+    def _tokens(self, cells: Tensor, codes: Tensor, marks: Tensor, answers: Tensor) -> Tensor:
         """[b, r, t, d] in float32 whatever the precision: layers add to it."""
         b, r, c, _ = cells.shape
-        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS)).float() + marked
+        x = self.cell(cells.reshape(b, r, c // PAIR, PAIR * CHANNELS)).float() + self.mark(marks)[:, None]
         for place in range(PAIR):
             of_pair = codes[:, :, place::PAIR]
             x = x + (of_pair > 0)[..., None] * self.code(of_pair + place * self.codes)
         return torch.cat([x, answers[:, :, None].float()], dim=2)
+
+
+class Whole(nn.Module):
+    """The network as a graph: the arguments of `forward` by name → its outputs, and "key.LAYER" and "value.LAYER" on the way, where
+    the graph can be cut in two."""
+
+    def __init__(self, inner: TwoWay) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All in one pass."""
+        known = {name: arrays[name] for name in ("known_cells", "known_codes", "index", "value", "marks", "regression")}
+        asked = {name: arrays[name] for name in ("cells", "codes", "marks", "regression")}
+        memories = self.inner.remember(**known)
+        parts = {f"{word}.{i}": part for i, memory in enumerate(memories) for word, part in zip(("key", "value"), memory, strict=True)}
+        return {**self.inner.answer(**asked, memories=memories), **parts}
 
 
 def nodes(count: int = 64, reach: float = 6.0, bend: float = 3.0) -> Tensor:

@@ -12,12 +12,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mainstem.backbones._cells import CODES, MARK, Scale
-from mainstem.contracts import Array, Batch, Feature, Objective, State, Stream
+from mainstem.contracts import Array, Batch, Feature, GraphSpec, Objective, Port, State, Stream
 from mainstem.errors import MainstemError, suggest
 from mainstem.objectives import _tables
 
 _LEVEL = 2.0  # taken off the loss over nodes, so that figures of both kinds are of one size
 _HELD_OUT = (64, 128, 48, 8)  # tables, context rows, asked rows, columns; and their seed
+_INPUTS = (
+    Port("cells", "float32", ("tables", "asked", "columns", "3")),
+    Port("codes", "int64", ("tables", "asked", "columns")),
+    Port("known_cells", "float32", ("tables", "known", "columns", "3")),
+    Port("known_codes", "int64", ("tables", "known", "columns")),
+    Port("index", "int64", ("tables", "known")),
+    Port("value", "float32", ("tables", "known", "2")),
+    Port("marks", "float32", ("tables", "pairs", str(MARK))),
+    Port("regression", "float32", ("tables",)),
+)
+_OUTPUTS = (Port("logits", "float32", ("tables", "asked", "10")), Port("nodes", "float32", ("tables", "asked", "64")))
 
 
 class Tables(Objective):
@@ -61,6 +72,19 @@ class Tables(Objective):
         config = {"model_type": "mainstem-tables", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
         return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+
+    def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
+        """{"network": the whole pass}, over any number of tables, rows and columns."""
+        from mainstem.nn.twoway import Whole
+
+        heads = str(self.settings["heads"])
+        each = str(self.settings["width"] // self.settings["heads"])
+        memory = [
+            Port(f"{word}.{i}", "float32", ("tokens", heads, "known", each))
+            for i in range(self.settings["layers"])
+            for word in ("key", "value")
+        ]
+        return {"network": GraphSpec(_INPUTS, (*_OUTPUTS, *memory), Whole(networks["backbone"]))}
 
     def make(self, rng: np.random.Generator, shape: tuple[int, int, int, int] | None = None) -> Batch:
         """Some tables of one shape (tables, context rows, asked rows, columns; drawn where it is not given)."""

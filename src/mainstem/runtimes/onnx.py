@@ -11,6 +11,7 @@ import io
 import os
 import warnings
 from collections.abc import Mapping
+from functools import cache as remembered
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from mainstem.runtimes._calls import Function, GraphRunner
 from mainstem.runtimes._protobuf import has_external_data
 
 OPSET = 18
+SHARED = ".shared"  # ends the name of the graph without inputs whose outputs are further inputs of another
+_LARGE = 256  # numbers, from which on half of them is worth a node
 _TAKEN = "in."  # before an input that has the name of an output (a cache goes in and out): ONNX wants them apart
 
 
@@ -61,6 +64,26 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
     return data
 
 
+def halved(data: bytes) -> bytes:
+    """The same graph with its weights kept in float16, half the size; they are widened again when it is loaded."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    casts = []
+    for i, tensor in enumerate(graph.initializer):
+        array, name = numpy_helper.to_array(tensor), tensor.name
+        if array.dtype == np.float32 and array.size >= _LARGE:
+            graph.initializer[i].CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    small: bytes = model.SerializeToString(deterministic=True)
+    return small
+
+
 def _dynamic(axes: tuple[str, ...]) -> dict[int, str]:
     """The axes whose size differs from call to call, named."""
     return {i: axis.replace(">", "_").replace(":", "_") for i, axis in enumerate(axes) if not axis.isdigit()}
@@ -90,8 +113,11 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session(data: bytes, where: str = "") -> onnxruntime.InferenceSession:
-    """A session for one graph. Raises MainstemError where it holds external data or is not a graph."""
+def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.InferenceSession:
+    """A session for one graph; `once`: it runs a single time, so nothing is computed beforehand.
+
+    Raises MainstemError where it holds external data or is not a graph.
+    """
     try:
         if has_external_data(data):
             raise MainstemError(
@@ -100,7 +126,7 @@ def session(data: bytes, where: str = "") -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads()
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"] if once else [])
     except MainstemError:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base
@@ -127,11 +153,26 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
     """
     cache = {} if cache is None else cache
     functions: dict[str, Function] = {}
+    paths = {name: Path(folder) / "onnx" / f"{name}.onnx" for name in specs}
+    data = {name: path.read_bytes() for name, path in paths.items()}
     for name in specs:
-        path = Path(folder) / "onnx" / f"{name}.onnx"
-        data = path.read_bytes()
-        key = hashlib.sha256(data).hexdigest()
+        if name.endswith(SHARED):
+            continue
+        shared = f"{name}{SHARED}"
+        key = hashlib.sha256(data[name] + data.get(shared, b"")).hexdigest()
         if key not in cache:
-            cache[key] = function(session(data, str(path)))
+            made = function(session(data[name], str(paths[name])))
+            cache[key] = _with_shared(made, data[shared], str(paths[shared])) if shared in data else made
         functions[name] = cache[key]
     return GraphRunner(functions, specs)
+
+
+def _with_shared(inner: Function, data: bytes, where: str) -> Function:
+    """A function whose further inputs are the outputs of a graph that has none itself: run at the first call, and kept."""
+
+    @remembered
+    def computed() -> dict[str, Array]:
+        made = session(data, where, once=True)
+        return dict(zip([output.name for output in made.get_outputs()], made.run(None, {}), strict=True))
+
+    return lambda arrays, wanted: inner({**computed(), **arrays}, wanted)

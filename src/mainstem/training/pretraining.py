@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mainstem import config as configs
 from mainstem import files, registry
 from mainstem.config import Pretraining, Stage
-from mainstem.contracts import Objective, State
+from mainstem.contracts import Batch, Objective, State
 from mainstem.errors import MainstemError, MissingExtra
 from mainstem.training.progress import Log
 from mainstem.training.runfolder import difference
@@ -87,8 +89,9 @@ class _Run:
             self.say(f"stage {number} of {len(self.config.stages)} ended: {history.reason}")
         backbone = self.folder / "backbone"
         files.remove(backbone)
+        objective = self._settled(self.config.stages[-1])
         with files.folder(backbone, {"format": 1, "objective": self.config.objective}) as folder:
-            for name, content in self._settled(self.config.stages[-1]).artifact(made).items():
+            for name, content in {**objective.artifact(made), **graphs(objective, made)}.items():
                 folder.add(name, content)
         with suppress(MissingExtra):
             files.write_bytes(self.folder / "curve.png", curve(self._told()))
@@ -159,6 +162,16 @@ class _Run:
             with suppress(ValueError):
                 told.append(json.loads(line))
         return told
+
+
+def graphs(objective: Objective, made: Mapping[str, Any]) -> dict[str, bytes]:
+    """The graphs of an objective as NAME.onnx, weights in float16; none where the backbone is not run by itself."""
+    from mainstem.runtimes import onnx
+
+    specs = objective.graphs(made, {}, State())
+    batch = objective.held_out().take(np.arange(1)) if specs else Batch({}, np.zeros(0), 0)
+    sample = {name: array for arrays in batch.inputs.values() for name, array in arrays.items()}
+    return {f"{name}.onnx": onnx.halved(onnx.write(spec, sample)) for name, spec in specs.items()}
 
 
 _APART = 1_000_003  # so that no two stages draw the same data
