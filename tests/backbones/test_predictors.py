@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -12,6 +11,7 @@ from mainstem.backbones import _design, _forest
 from mainstem.backbones._problem import Problem
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError
+from mainstem.runtimes import onnx as onnx_runtime
 
 NAMES = ("linear", "trees", "blend", "incontext")
 
@@ -74,8 +74,8 @@ def fitted():
 
 
 def session(state, name):
-    (spec,) = predictor(name).graphs(state).values()
-    return spec, onnxruntime.InferenceSession(spec.proto, providers=["CPUExecutionProvider"])
+    specs = predictor(name).graphs(state)
+    return specs["head"], onnx_runtime.functions({name: spec.proto for name, spec in specs.items()})["head"]
 
 
 def probe(state):
@@ -111,9 +111,9 @@ def test_the_graph_answers_like_the_predictor(fitted, name, task):
         ("table.categories", "int64", ("row", "2")),
     ]
     feed = {f"table.{key}": array for key, array in arrays.items()}
-    (answer,) = graph.run([output.name], feed)
+    answer = graph(feed, (output.name,))[output.name]
     np.testing.assert_allclose(answer, own, rtol=1e-6, atol=1e-6)
-    (alone,) = graph.run([output.name], {key: array[:1] for key, array in feed.items()})
+    alone = graph({key: array[:1] for key, array in feed.items()}, (output.name,))[output.name]
     np.testing.assert_allclose(alone, own[:1], rtol=1e-6, atol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_one_kind_of_column_is_enough(name, lacking):
     kinds["categories"] = [] if lacking == "categories" else kinds["categories"]
     state = predictor(name).fit(arrays, target, kinds, None, quick(name, 5), 0)
     _, graph = session(state, name)
-    (answer,) = graph.run(None, {f"table.{key}": array for key, array in arrays.items()})
+    answer = graph({f"table.{key}": array for key, array in arrays.items()}, ("logits",))["logits"]
     np.testing.assert_allclose(answer, predictor(name).run(state, arrays)["logits"], rtol=1e-6, atol=1e-6)
 
 
@@ -217,7 +217,7 @@ def test_least_squares_when_columns_repeat():
     np.testing.assert_allclose(predictor("linear").run(state, {"numbers": numbers})["value"][:, 0], 2 * numbers[:, 0], atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ("trees", "blend"))
+@pytest.mark.parametrize("name", ["trees", "blend"])
 def test_more_rows_help_and_iterations_are_chosen(name):
     arrays, target, kinds = problem("regression", 200)
     state = predictor(name).fit(arrays, target, kinds, None, {"trees": 10}, 0)

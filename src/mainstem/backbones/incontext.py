@@ -15,13 +15,13 @@ import numpy as np
 
 from mainstem import pretrained
 from mainstem.backbones._cells import REACH, Scale
-from mainstem.backbones._context import MOST_GROUPS, Context
+from mainstem.backbones._context import Context, Reader
 from mainstem.backbones._graph import Graph
 from mainstem.backbones._problem import Problem
+from mainstem.choices import QUANTILES
 from mainstem.contracts import Array, Arrays, GraphSpec, Info, Port, Ref, State
 from mainstem.errors import MainstemError, suggest
 
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # quantiles that an answer comes with
 _DEFAULTS = {"members": 8, "context": 1000}
 _LIMITS = {"members": (1, 64), "context": (2, 10_000)}
 _AT_ONCE = 512  # rows answered in one pass
@@ -103,7 +103,7 @@ def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
     if kind == "value":
         mass = np.exp(_log_softmax(nodes)).mean(axis=0)
         center, spread = context.answer
-        ramps = np.clip((np.array(LEVELS)[:, None] - _before(mass)[:, None]) / np.maximum(_between(mass)[:, None], 1e-12), 0.0, 1.0)
+        ramps = np.clip((np.array(QUANTILES)[:, None] - _before(mass)[:, None]) / np.maximum(_between(mass)[:, None], 1e-12), 0.0, 1.0)
         at = places()
         quantiles = at[0] + ramps @ np.diff(at)
         return {"value": center + spread * (mass @ at)[:, None], "quantiles": center + spread * quantiles}
@@ -163,7 +163,7 @@ def _remembered(context: Context, json: Mapping[str, Any], memory: Sequence[Port
 
 def _head(context: Context, json: Mapping[str, Any], memory: Sequence[Port]) -> GraphSpec:
     graph = Graph()
-    cells, codes = _seen(graph, context, *_read(graph, context, json["widths"]))
+    cells, codes = _seen(graph, context, *_read(graph, context.reader, json["widths"]))
     asked = {"cells": cells, "codes": codes, **_of_tables(graph, context, json), **{port.name: port.name for port in memory}}
     logits, nodes = graph.insert(pretrained.network("tables"), asked, ["logits", "nodes"])
     outputs = _values(graph, context, nodes) if json["kind"] == "value" else _logits(graph, context, json, logits)
@@ -172,19 +172,19 @@ def _head(context: Context, json: Mapping[str, Any], memory: Sequence[Port]) -> 
     return graph.finish(inputs, outputs, memory)
 
 
-def _read(graph: Graph, context: Context, widths: Mapping[str, int]) -> tuple[str, str]:
-    """Context.read: cells [r, c, 3] float32 and codes [r, c]."""
+def _read(graph: Graph, reader: Reader, widths: Mapping[str, int]) -> tuple[str, str]:
+    """Reader.read: cells [r, c, 3] float32 and codes [r, c]."""
     cells, codes = [], []
     last = np.array([-1])
     if "numbers" in widths:
         x = "table.numbers"
         missing = graph.add("IsNaN", x)
         zero = np.zeros(1)
-        filled = graph.add("Where", missing, context.center, x)
-        standard = graph.add("Div", graph.add("Sub", filled, context.center), context.spread)
+        filled = graph.add("Where", missing, reader.center, x)
+        standard = graph.add("Div", graph.add("Sub", filled, reader.center), reader.spread)
         standard = graph.add("Clip", standard, np.array(-REACH), np.array(REACH))
-        steps, tiny = Scale(context.center, context.spread, context.knots).steps()
-        apart = graph.add("Sub", graph.add("Unsqueeze", filled, last), context.knots[:, :-1])
+        steps, tiny = Scale(reader.center, reader.spread, reader.knots).steps()
+        apart = graph.add("Sub", graph.add("Unsqueeze", filled, last), reader.knots[:, :-1])
         ramps = graph.add("Add", graph.add("Div", apart, np.maximum(steps, tiny)), (steps < tiny).astype(np.float64))
         ramps = graph.add("Clip", ramps, np.array(0.0), np.array(1.0))
         mean = graph.add("ReduceMean", ramps, last, keepdims=0)
@@ -194,12 +194,12 @@ def _read(graph: Graph, context: Context, widths: Mapping[str, int]) -> tuple[st
         cells.append(graph.cast(stacked, "float32"))
         codes.append(graph.add("Mul", graph.cast(missing, "int64"), np.array([0])))
     if "categories" in widths:
-        offset = np.arange(len(context.tables)) * context.tables.shape[1]
-        known = graph.add("Gather", context.tables.reshape(-1), graph.add("Add", "table.categories", offset))
+        offset = np.arange(len(reader.tables)) * reader.tables.shape[1]
+        known = graph.add("Gather", reader.tables.reshape(-1), graph.add("Add", "table.categories", offset))
         none = graph.add("Unsqueeze", graph.cast(graph.add("Equal", known, np.array([0])), "float32"), last)
         cells.append(graph.add("Mul", none, np.array([0.0, 0.0, 1.0], np.float32)))
         codes.append(known)
-    blank = np.append(context.chosen, sum(widths.values()))  # the column after the last
+    blank = np.append(reader.chosen, sum(widths.values()))  # the column after the last
     return _with_blank(graph, cells, blank, [0, 0, 0, 0, 1, 0]), _with_blank(graph, codes, blank, [0, 0, 0, 1])
 
 
@@ -247,8 +247,8 @@ def _values(graph: Graph, context: Context, nodes: str) -> list[Port]:
     last = np.array([1])
     reached = graph.add("Unsqueeze", graph.add("MatMul", mass, before), last)
     size = graph.add("Unsqueeze", graph.add("Max", graph.add("MatMul", mass, between), np.array([1e-12])), last)
-    ramps = graph.add("Div", graph.add("Sub", np.array(LEVELS)[:, None], reached), size)
+    ramps = graph.add("Div", graph.add("Sub", np.array(QUANTILES)[:, None], reached), size)
     ramps = graph.add("Clip", ramps, np.array(0.0), np.array(1.0))
     quantiles = graph.add("Add", graph.add("MatMul", ramps, np.diff(at)), np.array([at[0]]))
     graph.add("Add", graph.add("Mul", quantiles, np.array([spread])), np.array([center]), name="quantiles")
-    return [Port("value", "float64", ("row", "1")), Port("quantiles", "float64", ("row", str(len(LEVELS))))]
+    return [Port("value", "float64", ("row", "1")), Port("quantiles", "float64", ("row", str(len(QUANTILES))))]

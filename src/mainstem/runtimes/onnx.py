@@ -11,7 +11,7 @@ import io
 import os
 import warnings
 from collections.abc import Mapping
-from functools import cache as remembered
+from functools import cache as kept
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,8 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads()
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"] if once else [])
+        left_out = ["ConstantFolding"] if once else []
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
     except MainstemError:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base
@@ -151,26 +152,31 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
 
     By bytes, not by `weights_id`: that is what a folder says of itself, and one that claims another model's id must not answer for it.
     """
-    cache = {} if cache is None else cache
-    functions: dict[str, Function] = {}
     paths = {name: Path(folder) / "onnx" / f"{name}.onnx" for name in specs}
-    data = {name: path.read_bytes() for name, path in paths.items()}
-    for name in specs:
-        if name.endswith(SHARED):
-            continue
+    made = functions({name: path.read_bytes() for name, path in paths.items()}, {name: str(path) for name, path in paths.items()}, cache)
+    return GraphRunner(made, specs)
+
+
+def functions(
+    graphs: Mapping[str, bytes], where: Mapping[str, str] | None = None, cache: dict[str, Function] | None = None
+) -> dict[str, Function]:
+    """A function for each graph but those "NAME.shared", whose outputs become further inputs of NAME. `where`: files, for messages."""
+    where, cache = where or {}, {} if cache is None else cache
+    made = {}
+    for name in (name for name in graphs if not name.endswith(SHARED)):
         shared = f"{name}{SHARED}"
-        key = hashlib.sha256(data[name] + data.get(shared, b"")).hexdigest()
+        key = hashlib.sha256(graphs[name] + graphs.get(shared, b"")).hexdigest()
         if key not in cache:
-            made = function(session(data[name], str(paths[name])))
-            cache[key] = _with_shared(made, data[shared], str(paths[shared])) if shared in data else made
-        functions[name] = cache[key]
-    return GraphRunner(functions, specs)
+            alone = function(session(graphs[name], where.get(name, "")))
+            cache[key] = _with_shared(alone, graphs[shared], where.get(shared, "")) if shared in graphs else alone
+        made[name] = cache[key]
+    return made
 
 
 def _with_shared(inner: Function, data: bytes, where: str) -> Function:
     """A function whose further inputs are the outputs of a graph that has none itself: run at the first call, and kept."""
 
-    @remembered
+    @kept
     def computed() -> dict[str, Array]:
         made = session(data, where, once=True)
         return dict(zip([output.name for output in made.get_outputs()], made.run(None, {}), strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mainstem.choices import QUANTILES
 from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, State, Task
 from mainstem.errors import MainstemError
 from mainstem.modalities.number import plugin as number
@@ -22,7 +23,8 @@ NARROWEST = 1e-3
 class Regression(Task):
     """A number, learned in the scaled units of its answer. Settings: loss (mse, mae, huber), delta, and those of the head.
 
-    State: the scale of the answer, and "interval", half the width of the 90 % interval of `calibrate` in scaled units.
+    State: the scale of the answer, and "interval" in scaled units: half the width of the 90 % interval of `calibrate`, or how far it
+    reaches beyond the quantiles that the output holds.
     """
 
     target = "number"
@@ -48,28 +50,35 @@ class Regression(Task):
 
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
         """The 90 % quantile of validation residuals, corrected for their number: split-conformal intervals (Lei et al. 2018,
-        arXiv:1604.04173), which hold for any model as long as new rows come from where the validation rows came from.
+        arXiv:1604.04173), or around quantiles (Romano et al. 2019, arXiv:1905.03222). They hold for any model as long as new rows come
+        from where the validation rows came from.
 
         Below 9 rows no finite interval has that coverage, and none is stored.
         """
-        residuals = np.sort(np.abs(_flat(outputs["value"]) - _flat(targets["value"])))
+        low, high = _reach(outputs)
+        truth = _flat(targets["value"])
+        residuals = np.sort(np.maximum(low - truth, truth - high))
         residuals = residuals[np.isfinite(residuals)]
         rank = math.ceil((len(residuals) + 1) * COVERAGE)
         if rank > len(residuals):
             return state
-        return replace(state, json={**state.json, "interval": max(float(residuals[rank - 1]), NARROWEST)})
+        return replace(state, json={**state.json, "interval": float(residuals[rank - 1])})
 
     def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
-        """Scaled values [row, 1] → numbers in the answer's own units, with their interval where one was fitted."""
-        value, half = _flat(output["value"]), state.json.get("interval")
-        middle = _unscale(value, state)
-        low: list[float] | list[None] = [None] * len(value) if half is None else _unscale(value - half, state)
-        high: list[float] | list[None] = [None] * len(value) if half is None else _unscale(value + half, state)
+        """Scaled values [row, 1] → numbers in the answer's own units, with their interval where one was fitted or "quantiles" [row,
+        choices.QUANTILES] are among the outputs."""
+        value, more = _flat(output["value"]), state.json.get("interval")
+        known = more is not None or "quantiles" in output
+        low, high = _reach(output)
+        low, high = np.minimum(low - (more or 0.0), value - NARROWEST), np.maximum(high + (more or 0.0), value + NARROWEST)
+        told = np.array([_unscale(column, state) for column in np.asarray(output.get("quantiles", np.zeros((len(value), 0)))).T])
         return [
-            Prediction(v, low=a, high=b)
+            Prediction(v, low=a if known else None, high=b if known else None, more=_named(q))
             if math.isfinite(v)
             else MainstemError("the model's output is not a number", do="Look for extreme values in this row.")
-            for v, a, b in zip(middle, low, high, strict=True)
+            for v, a, b, q in zip(
+                _unscale(value, state), _unscale(low, state), _unscale(high, state), told.T.tolist() or [[]] * len(value), strict=True
+            )
         ]
 
     def differ(self, a: Prediction, b: Prediction) -> float:
@@ -80,6 +89,17 @@ class Regression(Task):
             return math.inf
         largest = max(abs(a.value - b.value), abs(a.low - b.low), abs(a.high - b.high))
         return float(largest / max(a.high - a.low, abs(a.value)))
+
+
+def _reach(output: Arrays) -> tuple[Array, Array]:
+    """The outer quantiles of each row, which hold 90 % between them; the value itself where there are none."""
+    if "quantiles" in output:
+        return np.asarray(output["quantiles"][:, 0], np.float64), np.asarray(output["quantiles"][:, -1], np.float64)
+    return _flat(output["value"]), _flat(output["value"])
+
+
+def _named(quantiles: list[float]) -> dict[str, Any]:
+    return {"quantiles": {f"{level:g}": q for level, q in zip(QUANTILES, quantiles, strict=True)}} if quantiles else {}
 
 
 def _flat(values: Array) -> Array:
