@@ -113,6 +113,8 @@ def _about(about: Mapping[str, Any]) -> None:
         print("rows: " + ", ".join(f"{n:,} {part}" for part, n in about["rows"].items()))
     if about.get("chosen"):
         print(about["chosen"])
+    if about.get("holds"):
+        print(about["holds"])
     figures = {name: entry["value"] for name, entry in about.get("metrics", {}).items() if entry.get("value") is not None}
     if figures:
         print("measured: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))

@@ -37,6 +37,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     },
 }  # fmt: skip
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
+IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: its strength is few rows, its cost grows with them
 PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 
@@ -56,15 +57,29 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
     if prepared.name not in TASKS.values():
         made = _for_task(prepared, given, groups, modalities, config)
     elif set(groups) == {"table"}:
-        made = _for_table(given, groups, config)
+        made = _for_table(given, groups, config, prepared)
     else:
-        made = _for_others(given, groups, config)
+        made = _for_others(given, groups, config, prepared)
+    made = _without_rows(made, config)
     if not made:
         raise MainstemError(
             "no candidate fits these columns", do="Name a backbone: --backbone MODALITY=REF; `mainstem list backbones` shows them."
         )
     _check_installed(made)
     return tuple(_with_given_training(c, config.training) for c in _told_apart(made)), _left_out(made, groups)
+
+
+def _without_rows(made: Sequence[Candidate], config: Config) -> list[Candidate]:
+    """The candidates, without those that would keep training rows in a model that is to hold none."""
+    if config.replay != "hashes":
+        return list(made)
+    keeping = [c for c in made if any(describe(each, c.training).holds_rows for each in c.inputs if each.backbone)]
+    if keeping and config.backbones:
+        raise MainstemError(
+            f"the backbone '{keeping[0].name}' keeps training rows in the model, and --replay hashes asks for none of the data in it",
+            do="Leave out one of the two.",
+        )
+    return [c for c in made if c not in keeping]
 
 
 def _told_apart(made: Sequence[Candidate]) -> list[Candidate]:
@@ -178,8 +193,12 @@ def _for_task(
     return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(read)))]
 
 
-def _for_table(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
-    refs = list(given.get("table", ())) or ["linear", "blend", *(["mlp"] if has_torch() else [])]
+def _for_table(
+    given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config, prepared: Prepared
+) -> list[Candidate]:
+    in_context = prepared.name != "labels" and len(prepared.table) <= IN_CONTEXT
+    own = ["linear", "blend", *(["incontext"] if in_context else []), *(["mlp"] if has_torch() else [])]
+    refs = list(given.get("table", ())) or own
     made = []
     for ref in refs:
         each = InputSettings(name="table", columns=tuple(groups["table"]), backbone=ref)
@@ -190,11 +209,13 @@ def _for_table(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence
     return made
 
 
-def _for_others(given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
+def _for_others(
+    given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config, prepared: Prepared
+) -> list[Candidate]:
     """Data with text or pictures: networks over every input, each with the choices that fit its modality."""
     made: list[Candidate] = []
     if "table" in groups and not given:
-        made += [c for c in _for_table({}, groups, config) if c.name in ("linear", "blend")]
+        made += [c for c in _for_table({}, groups, config, prepared) if c.name in ("linear", "blend")]
     if not has_torch():
         return made
     choices = {name: _choices(name, given.get(name, ()), config) for name in groups}

@@ -30,6 +30,7 @@ __all__ = ["Result", "Stop", "export", "train"]
 
 Say = Callable[[str], None]
 FIT_SHARE = 0.9  # of a time limit: when fitting ends
+HOLDS = "This model answers from training rows and holds them: whoever has the folder can read them."
 
 
 @dataclass
@@ -131,9 +132,11 @@ class _Run:
         score = comparing.best(self.data.task, scores)
         sentence = comparing.explain(self.data.task, scores, len(self.comparison.folds()))
         self.say(sentence)
-        fitted = self._refit(next(c for c in self.comparison.candidates if c.name == score.name), score, known)
+        best = next(c for c in self.comparison.candidates if c.name == score.name)
+        fitted = self._refit(best, score, known)
         fitted.artifact = replace(fitted.artifact, state=self.comparison.calibrate(score, fitted.artifact.state))
-        return self._finish(fitted, sentence, scores, known)
+        holds = any(fitting.describe(each, best.training).holds_rows for each in best.inputs if each.backbone)
+        return self._finish(fitted, sentence, HOLDS if holds else "", scores, known)
 
     def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
         """The winner on train and validation rows together, for as many epochs as did best."""
@@ -176,7 +179,7 @@ class _Run:
 
     # the model
 
-    def _finish(self, fitted: Fitted, sentence: str, scores: Sequence[Score], known: Array) -> Result:
+    def _finish(self, fitted: Fitted, sentence: str, holds: str, scores: Sequence[Score], known: Array) -> Result:
         table, test = self.data.table, self.data.parts["test"]
         measured = test if len(test) else self.data.parts["valid"]
         predictions, _ = fitting.answers(fitted, table.take(measured))
@@ -194,6 +197,7 @@ class _Run:
         report["part"] = "test" if len(test) else "valid"
         about = {
             "chosen": sentence,
+            "holds": holds,
             "compared": [{"name": s.name, "metrics": dict(s.metrics)} for s in scores],
             "rows": {name: len(rows) for name, rows in self.data.parts.items()},
             "notes": [*self.data.notes, *self.data.findings],
@@ -208,7 +212,7 @@ class _Run:
         sealed = shipping.ship(self.model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
         if not self.folder.read_only:
             self.folder.write_config(self.config, self.data, self.comparison.candidates, self.comparison.cuts)
-            for note in line.explain(self.folder.path, self.data, fitted, known):
+            for note in [*line.explain(self.folder.path, self.data, fitted, known), *([holds] if holds else [])]:
                 self.say(note)
             self.folder.finish({**about, "evaluation": report, "seal": sealed, "interrupted": self.stop.interrupted})
         return Result(self.folder.path, self.model, report, sentence, self.stop.interrupted, list(self.data.notes))

@@ -88,7 +88,13 @@ def card(model: artifact.Artifact) -> str:
     answer = ", ".join(f"`{t.name}`" for t in model.schema.targets)
     lines = [f"# A model for {model.task}", "", f"Predicts {answer} from:" if answer else "Reads:", ""]
     lines += [f"- `{c.name}` ({c.kind})" for c in model.schema.columns]
-    lines += ["", str(about.get("chosen", "")), "", "| metric | value | 95 % interval |", "|---|---|---|"]
+    lines += [
+        "",
+        " ".join(filter(None, [about.get("chosen", ""), about.get("holds", "")])),
+        "",
+        "| metric | value | 95 % interval |",
+        "|---|---|---|",
+    ]
     for name, figure in dict(about.get("metrics", {})).items():
         if figure.get("value") is not None:
             low, high = figure.get("low"), figure.get("high")
