@@ -33,7 +33,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "testing": (GROUND, ALL - {"cli"}),
     "nn": (GROUND, set()),
     "tasks": (GROUND | {"modalities"}, {"nn"}),
-    "backbones": (GROUND | {"modalities"}, {"nn"}),
+    "pretrained": (GROUND, set()),
+    "backbones": (GROUND | {"modalities", "pretrained"}, {"nn"}),
     "objectives": (GROUND | {"modalities", "backbones"}, {"nn"}),
     "runtimes": (GROUND | {"artifact"}, set()),
     "inference": (RUNNING - {"inference"}, set()),
@@ -43,6 +44,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "training": (MEASURING | {"data", "config"}, {"network"}),
     "serve": (MEASURING, {"data"}),  # an uploaded file is read as any file
     "api": (GROUND | {"artifact"}, ALL - {"cli", "network", "nn"}),
+    "sklearn": (GROUND | {"modalities"}, {"api", "data", "seal", "training"}),
     "cli": ({"errors", "api", "registry", "contracts"}, ALL - {"network", "nn"}),
     "__init__": (set(), {"api", "errors"}),
     "__main__": ({"cli"}, set()),

@@ -6,6 +6,7 @@ Everything finished is kept in the run folder; after a kill the same call with `
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mainstem import config as configs
-from mainstem import files
+from mainstem import files, seal
 from mainstem.config import Candidate, Config
 from mainstem.contracts import Array
 from mainstem.errors import MainstemError
@@ -26,7 +27,7 @@ from mainstem.training.fitting import Fitted, Problem
 from mainstem.training.preparing import prepare
 from mainstem.training.runfolder import RunFolder
 
-__all__ = ["Result", "Stop", "export", "train"]
+__all__ = ["Result", "Stop", "export", "fit", "train"]
 
 Say = Callable[[str], None]
 FIT_SHARE = 0.9  # of a time limit: when fitting ends
@@ -62,6 +63,25 @@ def train(
     return _Run(config, source, folder, resume, say, report, stop or Stop()).run()
 
 
+def fit(config: Config, source: Any, model: Path, settings: Mapping[str, Any]) -> str:
+    """Choose and fit a model as `train` does, and leave at `model` what answers alone: no run, no replay, no seal.
+
+    settings: of the backbones that the config names. Returns the sentence of the choice. Raises MainstemError as `train` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Run(config, source, Path(folder), False, lambda text: None, lambda figures: None, Stop())
+        run.data = prepare(config, source)
+        candidates, _ = plan.candidates(config, run.data)
+        chosen = run.choose([_with_settings(each, settings) for each in candidates])
+        shipping.bare(model, chosen.fitted, run.data.raw(chosen.known[: seal.ROWS]))
+        return chosen.sentence
+
+
+def _with_settings(candidate: Candidate, settings: Mapping[str, Any]) -> Candidate:
+    inputs = tuple(each.model_copy(update={"settings": {**each.settings, **settings}}) for each in candidate.inputs)
+    return candidate.model_copy(update={"inputs": inputs})
+
+
 def export(folder: Path, model: Path, source: Any = None, *, say: Say = lambda text: None) -> Result:
     """Seal at `model` what an unfinished run in `folder` has: the best finished candidate, or its newest checkpoint as it stands.
 
@@ -81,6 +101,17 @@ def export(folder: Path, model: Path, source: Any = None, *, say: Say = lambda t
         raise MainstemError(
             "this run has no finished fit and no checkpoint yet", where=str(folder), do="Go on with it by --resume."
         ) from None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The best candidate, fitted on the rows `known`; `sentence`: why it is; `holds`: what people should know of its rows."""
+
+    fitted: Fitted
+    sentence: str
+    holds: str
+    scores: Sequence[Score]
+    known: Array
 
 
 class _Run:
@@ -116,6 +147,10 @@ class _Run:
             self.say("this run has ended already")
             return Result(self.folder.path, self.model, told["evaluation"], told["chosen"], notes=list(self.data.notes))
         self.folder.write_config(self.config, self.data, candidates, {})
+        return self._finish(self.choose(candidates))
+
+    def choose(self, candidates: Sequence[Candidate]) -> Chosen:
+        """Compare the candidates, fit the best on all rows but those of the test, and calibrate it."""
         known = np.concatenate([self.data.parts["train"], self.data.parts["valid"]])
         self.problem = Problem(
             self.data.task,
@@ -136,7 +171,7 @@ class _Run:
         fitted = self._refit(best, score, known)
         fitted.artifact = replace(fitted.artifact, state=self.comparison.calibrate(score, fitted.artifact.state))
         holds = any(fitting.describe(each, best.training).holds_rows for each in best.inputs if each.backbone)
-        return self._finish(fitted, sentence, HOLDS if holds else "", scores, known)
+        return Chosen(fitted, sentence, HOLDS if holds else "", scores, known)
 
     def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
         """The winner on train and validation rows together, for as many epochs as did best."""
@@ -179,7 +214,8 @@ class _Run:
 
     # the model
 
-    def _finish(self, fitted: Fitted, sentence: str, holds: str, scores: Sequence[Score], known: Array) -> Result:
+    def _finish(self, chosen: Chosen) -> Result:
+        fitted, known = chosen.fitted, chosen.known
         table, test = self.data.table, self.data.parts["test"]
         measured = test if len(test) else self.data.parts["valid"]
         predictions, _ = fitting.answers(fitted, table.take(measured))
@@ -196,9 +232,9 @@ class _Run:
         )
         report["part"] = "test" if len(test) else "valid"
         about = {
-            "chosen": sentence,
-            "holds": holds,
-            "compared": [{"name": s.name, "metrics": dict(s.metrics)} for s in scores],
+            "chosen": chosen.sentence,
+            "holds": chosen.holds,
+            "compared": [{"name": s.name, "metrics": dict(s.metrics)} for s in chosen.scores],
             "rows": {name: len(rows) for name, rows in self.data.parts.items()},
             "notes": [*self.data.notes, *self.data.findings],
             "metrics": report["metrics"],
@@ -206,13 +242,13 @@ class _Run:
         fitted.artifact = replace(fitted.artifact, about=about)
         order = np.random.default_rng(self.config.seed).permutation(len(measured))
         golden = shipping.golden(self.data.raw(measured), table.take(measured), self.config.seed)
-        chosen = np.sort(order[: shipping.TESTED])
-        tested, whole = measured[chosen], len(predictions) == len(measured)
-        expected = point_metrics(self.data.name, [predictions[i] for i in chosen], self.data.answers(tested), labels) if whole else {}
+        drawn = np.sort(order[: shipping.TESTED])
+        tested, whole = measured[drawn], len(predictions) == len(measured)
+        expected = point_metrics(self.data.name, [predictions[i] for i in drawn], self.data.answers(tested), labels) if whole else {}
         sealed = shipping.ship(self.model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
         if not self.folder.read_only:
             self.folder.write_config(self.config, self.data, self.comparison.candidates, self.comparison.cuts)
-            for note in [*line.explain(self.folder.path, self.data, fitted, known), *([holds] if holds else [])]:
+            for note in [*line.explain(self.folder.path, self.data, fitted, known), *filter(None, [chosen.holds])]:
                 self.say(note)
             self.folder.finish({**about, "evaluation": report, "seal": sealed, "interrupted": self.stop.interrupted})
-        return Result(self.folder.path, self.model, report, sentence, self.stop.interrupted, list(self.data.notes))
+        return Result(self.folder.path, self.model, report, chosen.sentence, self.stop.interrupted, list(self.data.notes))

@@ -45,14 +45,25 @@ def ship(
     recorded = seal.record(pipeline, fitted.runner, golden)
     with files.folder(path, {"format": artifact.FORMAT}) as folder:
         _add_weights(folder, fitted)
-        artifact.write_contents(folder, fitted.artifact)
-        for name, spec in fitted.artifact.graphs.items():
-            folder.add(f"onnx/{name}.onnx", onnx.write(spec, _example(spec, recorded.examples.get(name, {}))))
+        _add_contents(folder, fitted, recorded)
         seal.write(folder, recorded, replay)
         folder.add("card.md", card(fitted.artifact))
         sealed = seal.seal(folder.path, recorded, test, {k: v for k, v in expected.items() if v is not None})
         folder.add_json("seal.json", sealed)
     return sealed
+
+
+def bare(path: Path, fitted: Fitted, rows: Rows) -> None:
+    """What answers alone, at `path`: neither weights to go on from, nor replay, nor seal. rows: raw ones, to trace graphs with."""
+    recorded = seal.record(Pipeline(fitted.artifact), fitted.runner, rows)
+    with files.folder(path, {"format": artifact.FORMAT}) as folder:
+        _add_contents(folder, fitted, recorded)
+
+
+def _add_contents(folder: files.Folder, fitted: Fitted, recorded: Any) -> None:
+    artifact.write_contents(folder, fitted.artifact)
+    for name, spec in fitted.artifact.graphs.items():
+        folder.add(f"onnx/{name}.onnx", onnx.write(spec, _example(spec, recorded.examples.get(name, {}))))
 
 
 def _add_weights(folder: files.Folder, fitted: Fitted) -> None:
