@@ -71,7 +71,7 @@ def summary(done, index):
             continue
         models = list(done[names[0]])
         ranks = np.mean(
-            [[sorted((-done[n][m][figures[0]] for m in models)).index(-done[n][m][figures[0]]) + 1 for m in models] for n in names], axis=0
+            [[sorted(-done[n][m][figures[0]] for m in models).index(-done[n][m][figures[0]]) + 1 for m in models] for n in names], axis=0
         )
         told[task] = {
             model: {
