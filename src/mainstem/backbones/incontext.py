@@ -1,14 +1,15 @@
 """`incontext`: a network pretrained on made tables answers rows from the training rows it is shown, in one pass; nothing is fitted.
 
-How it was pretrained stands in pretraining/tables.yaml. What it keeps are training rows. Settings: members (passes that see columns,
+How that of the package was pretrained stands in pretraining/tables.yaml; a folder that `mainstem pretrain --objective tables` left is
+another. What is kept are training rows. Settings: members (passes that see columns,
 classes and, where there are many, rows in their own way, and whose answers are averaged), context (rows that a member sees at most).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from mainstem.backbones._problem import Problem
 from mainstem.choices import QUANTILES
 from mainstem.contracts import Array, Arrays, GraphSpec, Info, Port, Ref, State
 from mainstem.errors import MainstemError, suggest
+from mainstem.pretrained import Network
 
-_DEFAULTS = {"members": 8, "context": 1000}
+_DEFAULTS = {"members": 8, "context": 1000, "folder": ""}
 _LIMITS = {"members": (1, 64), "context": (2, 10_000)}
 _AT_ONCE = 512  # rows answered in one pass
 _BEND = 3.0
@@ -51,9 +53,9 @@ class InContext:
         problem = Problem.of(arrays, target, kinds, weights)
         context = Context.of(problem, given["members"], given["context"], seed)
         widths = {name: array.shape[1] for name, array in arrays.items()}
-        network = hashlib.sha256(pretrained.network("tables")).hexdigest()
-        json = {"outputs": kinds["outputs"], "kind": problem.kind, "task": kinds["task"], "widths": widths, "network": network}
-        return State(json, context.arrays())
+        network = pretrained.of_folder(Path(given["folder"])) if given["folder"] else pretrained.shipped("tables")
+        json = {"outputs": kinds["outputs"], "kind": problem.kind, "task": kinds["task"], "widths": widths, "network": network.id}
+        return State(json, context.arrays(), {pretrained.CONFIG: network.config, pretrained.GRAPH: network.graph})
 
     def run(self, state: State, arrays: Arrays) -> dict[str, Array]:
         """{"logits": float64 [n, k]}, or {"value" [n, 1], "quantiles" [n, levels]} in units of the target."""
@@ -65,8 +67,8 @@ class InContext:
     def graphs(self, state: State) -> dict[str, GraphSpec]:
         """{"head": the network and what is made of its answers, "head.shared": what it needs of the rows kept}."""
         context = Context.from_state(state.arrays)
-        memory = _memory()
-        return {"head": _head(context, state.json, memory), "head.shared": _remembered(context, state.json, memory)}
+        network = Network(state.files[pretrained.CONFIG], state.files[pretrained.GRAPH])
+        return {"head": _head(context, state.json, network), "head.shared": _remembered(context, state.json, network)}
 
 
 predictor = InContext()
@@ -76,6 +78,8 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _DEFAULTS:
             raise MainstemError(f"the predictor 'incontext' has no setting '{name}'", do=suggest(name, _DEFAULTS))
+        if name == "folder":  # of the reference
+            continue
         low, high = _LIMITS[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise MainstemError(
@@ -99,7 +103,7 @@ def _session(data: bytes) -> Any:
 def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
     context, kind = Context.from_state(state.arrays), state.json["kind"]
     feed = context.feed(arrays, regression=kind == "value")
-    logits, nodes = (out.astype(np.float64) for out in _session(pretrained.network("tables")).run(["logits", "nodes"], feed))
+    logits, nodes = (out.astype(np.float64) for out in _session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
     if kind == "value":
         mass = np.exp(_log_softmax(nodes)).mean(axis=0)
         center, spread = context.answer
@@ -138,9 +142,9 @@ def _between(mass: Array) -> Array:
 # --- in ONNX ----------------------------------------------------------------------------------------------------------
 
 
-def _memory() -> list[Port]:
+def _memory(network: Network) -> list[Port]:
     """What the network keeps of the context rows, layer by layer."""
-    shape = pretrained.config("tables")
+    shape = network.shape
     axes = ("shared", str(shape["heads"]), "shared", str(shape["width"] // shape["heads"]))
     return [Port(f"{word}.{i}", "float32", axes) for i in range(shape["layers"]) for word in ("key", "value")]
 
@@ -150,22 +154,22 @@ def _of_tables(graph: Graph, context: Context, json: Mapping[str, Any]) -> dict[
     return {"marks": graph.constant(context.marks), "regression": graph.constant(regression)}
 
 
-def _remembered(context: Context, json: Mapping[str, Any], memory: Sequence[Port]) -> GraphSpec:
-    graph = Graph()
+def _remembered(context: Context, json: Mapping[str, Any], network: Network) -> GraphSpec:
+    graph, memory = Graph(), _memory(network)
     known = _seen(graph, context, graph.constant(context.cells), graph.constant(context.codes))
     cells, codes = (graph.add("GatherND", each, context.rows[:, :, None], batch_dims=1) for each in known)
     inputs = {"known_cells": cells, "known_codes": codes, "index": graph.constant(context.index), "value": graph.constant(context.value)}
-    names = graph.insert(pretrained.network("tables"), {**inputs, **_of_tables(graph, context, json)}, [port.name for port in memory])
+    names = graph.insert(network.graph, {**inputs, **_of_tables(graph, context, json)}, [port.name for port in memory])
     for port, name in zip(memory, names, strict=True):
         graph.add("Identity", name, name=port.name)
     return graph.finish([], memory)
 
 
-def _head(context: Context, json: Mapping[str, Any], memory: Sequence[Port]) -> GraphSpec:
-    graph = Graph()
+def _head(context: Context, json: Mapping[str, Any], network: Network) -> GraphSpec:
+    graph, memory = Graph(), _memory(network)
     cells, codes = _seen(graph, context, *_read(graph, context.reader, json["widths"]))
     asked = {"cells": cells, "codes": codes, **_of_tables(graph, context, json), **{port.name: port.name for port in memory}}
-    logits, nodes = graph.insert(pretrained.network("tables"), asked, ["logits", "nodes"])
+    logits, nodes = graph.insert(network.graph, asked, ["logits", "nodes"])
     outputs = _values(graph, context, nodes) if json["kind"] == "value" else _logits(graph, context, json, logits)
     dtypes = {"numbers": "float64", "categories": "int64"}
     inputs = [Port(f"table.{name}", dtypes[name], ("row", str(width))) for name, width in json["widths"].items()]

@@ -10,10 +10,10 @@ from mainstem.errors import MainstemError, suggest
 
 
 def command(
-    name: Annotated[str, Argument(metavar="NAME", help="linear, table, reviews or digits")],
+    name: Annotated[str, Argument(metavar="NAME", help="linear, table, iris-in-context, reviews, digits or pretrain-tiny")],
     out: Annotated[str, Option("-o", "--out", metavar="DIR", help="where to; default: here")] = ".",
 ) -> None:
-    """Write a small data set, and print the command that trains on it."""
+    """Write a small data set (or a config), and print the command that uses it."""
     from mainstem.data import examples
 
     if name not in examples.NAMES:

@@ -1,7 +1,8 @@
 """Small data sets to try things on, and the command that uses each. All are made here, by a fixed seed, but the digits.
 
 linear: a noisy line. table: rents of flats, invented. reviews: sentences in English and Chinese, put together from parts.
-digits: 1,797 written digits (E. Alpaydin & C. Kaynak 1998, UCI), as scikit-learn ships them.
+digits: 1,797 written digits (E. Alpaydin & C. Kaynak 1998, UCI), iris-in-context: 150 flowers (R. A. Fisher 1936), both as scikit-learn
+ships them. pretrain-tiny: no data, but the config of a pretraining run that takes a minute.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ SEED = 20260101
 def write(name: str, folder: Path | str = ".") -> str:
     """Write the example `name` into `folder`, made where it is missing; returns the command that trains on it.
 
-    Raises MainstemError for an unknown name and where something of that name lies there already, MissingExtra for digits
-    without scikit-learn.
+    Raises MainstemError for an unknown name and where something of that name lies there already, MissingExtra for what
+    scikit-learn ships without scikit-learn.
     """
     if name not in _EXAMPLES:
         raise MainstemError(f"there is no example '{name}'", do=suggest(name, _EXAMPLES))
-    entry, flags, make = _EXAMPLES[name]
+    entry, command, make = _EXAMPLES[name]
     target = Path(folder) / entry
     if target.exists():
         raise MainstemError(
             "this exists already and is not overwritten", where=str(target), do="Remove it, or choose another folder with -o."
         )
     make(target)
-    return f"mainstem train {shlex.quote(str(target))} {flags}"
+    return command.replace(_PATH, shlex.quote(str(target)))
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], *, bom: bool = False) -> None:
@@ -120,15 +121,43 @@ def _reviews(path: Path) -> None:
     _write_csv(path, ("text", "label"), [rows[i] for i in rng.permutation(len(rows))], bom=True)
 
 
+def _shipped(name: str, example: str) -> Any:
+    """A data set of scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits, load_iris
+    except ImportError as error:
+        raise MissingExtra(f"the example '{example}'", "tables", "scikit-learn") from error
+    return {"digits": load_digits, "iris": load_iris}[name]()
+
+
+def _iris(path: Path) -> None:
+    """Four measures of each flower, and its species."""
+    data = _shipped("iris", "iris-in-context")
+    header = [*(name.removesuffix(" (cm)").replace(" ", "_") for name in data.feature_names), "species"]
+    _write_csv(path, header, [[*row, data.target_names[i]] for row, i in zip(data.data.tolist(), data.target, strict=True)])
+
+
+_TINY = """\
+# A network that answers rows of a table from other rows of it, learned in a minute from tables that are made up.
+objective: tables
+settings: {width: 32, layers: 2, heads: 2, cells: 3000}
+training: {optimizer: muon, lr: 0.004, weight_decay: 0.01, clip: 1.0}
+stages:
+  - settings: {context: [16, 60], columns: [2, 6]}
+    training: {steps: 600, warmup: 50, schedule: cosine}
+evaluate_every: 100
+"""
+
+
+def _tiny(path: Path) -> None:
+    files.write_text(path, _TINY)
+
+
 def _digits(path: Path) -> None:
     """FOLDER/0 … FOLDER/9, grey pictures of 8 × 8 pixels."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtra("the example 'digits'", "tables", "scikit-learn") from error
+    data = _shipped("digits", "digits")
     from PIL import Image
 
-    data = load_digits()
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.folder(path) as made:
         for i, (pixels, label) in enumerate(zip(data.images, data.target, strict=True)):
@@ -137,12 +166,18 @@ def _digits(path: Path) -> None:
             made.add(f"{label}/{i:04d}.png", stream.getvalue())
 
 
-_LINEAR = "--target output --backbone linear --optimizer gd --lr 0.01 --epochs 1000"
-_DIGITS = "--target label --backbone cnn --optimizer adamw --lr 0.003 --batch-size 64 --epochs 15 --set training.schedule=cosine"
+_PATH = "PATH"
+_LINEAR = f"mainstem train {_PATH} --target output --backbone linear --optimizer gd --lr 0.01 --epochs 1000"
+_DIGITS = (
+    f"mainstem train {_PATH} --target label --backbone cnn --optimizer adamw --lr 0.003 --batch-size 64 --epochs 15 "
+    "--set training.schedule=cosine"
+)
 _EXAMPLES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "linear": ("data.csv", _LINEAR, _linear),
-    "table": ("table.csv", "--target rent", _table),
-    "reviews": ("reviews.csv", "--target label", _reviews),
+    "table": ("table.csv", f"mainstem train {_PATH} --target rent", _table),
+    "iris-in-context": ("iris.csv", f"mainstem train {_PATH} --target species --backbone incontext", _iris),
+    "reviews": ("reviews.csv", f"mainstem train {_PATH} --target label", _reviews),
     "digits": ("digits", _DIGITS, _digits),
+    "pretrain-tiny": ("tiny.yaml", f"mainstem pretrain -c {_PATH} -o runs/tiny", _tiny),
 }
 NAMES = tuple(_EXAMPLES)

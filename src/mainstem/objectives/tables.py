@@ -69,7 +69,7 @@ class Tables(Objective):
         """config.json and model.safetensors."""
         from safetensors.torch import save
 
-        config = {"model_type": "mainstem-tables", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
+        config = {"mainstem": "incontext", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
         return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
 

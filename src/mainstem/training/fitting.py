@@ -142,9 +142,9 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
     }
     if problem.groups is not None:
         kinds["groups"] = np.unique(problem.groups[np.asarray(train.source)], return_inverse=True)[1]
-    state = predictor.fit(
-        batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), candidate.inputs[0].settings, problem.seed
-    )
+    folder = registry.resolve(candidate.inputs[0].backbone).folder
+    settings = {**candidate.inputs[0].settings, **({"folder": str(folder)} if folder else {})}
+    state = predictor.fit(batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), settings, problem.seed)
     graphs: dict[str, GraphSpec] = predictor.graphs(state)
 
     def run(arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:

@@ -204,7 +204,9 @@ def _for_table(
         each = InputSettings(name="table", columns=tuple(groups["table"]), backbone=ref)
         network = predictor_of(each, config.training) is None
         made.append(
-            Candidate(name=ref, inputs=(each,), training=_training(ref if ref in TRAINING else "scratch") if network else Training())
+            Candidate(
+                name=_label(each), inputs=(each,), training=_training(ref if ref in TRAINING else "scratch") if network else Training()
+            )
         )
     return made
 
