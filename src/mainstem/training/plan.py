@@ -203,11 +203,8 @@ def _for_table(
     for ref in refs:
         each = InputSettings(name="table", columns=tuple(groups["table"]), backbone=ref)
         network = predictor_of(each, config.training) is None
-        made.append(
-            Candidate(
-                name=_label(each), inputs=(each,), training=_training(ref if ref in TRAINING else "scratch") if network else Training()
-            )
-        )
+        training = _training(ref if ref in TRAINING else "scratch") if network else Training()
+        made.append(Candidate(name=_label(each), inputs=(each,), training=training))
     return made
 
 
