@@ -44,7 +44,7 @@ NETWORKS = {
     "alexnet": ("alexnet", PICTURES, {"size": 63}),
 }
 FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family from scratch has saved
-PREDICTORS = ("linear", "trees", "blend")
+PREDICTORS = ("linear", "trees", "blend", "incontext")
 CELLS = {
     "number": (["1,200", "", "3.5", "－２"], {}),
     "category": (["x", "y", None, 3, 3.0, True], {}),
