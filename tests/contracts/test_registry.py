@@ -37,6 +37,7 @@ NETWORKS = {
     "lstm": ("lstm", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8, "layers": 2}),
     "gru": ("gru", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
     "bert": ("bert-tiny", TEXTS, SMALL_TEXT),
+    "gpt": ("gpt", TEXTS, {**SMALL_TEXT, "width": 32, "layers": 2, "heads": 4}),
     "cnn": ("cnn", PICTURES, {"size": 16, "width": 8}),
     "resnet": ("resnet18", PICTURES, {"size": 32}),
     "vit": ("vit-tiny", PICTURES, {"size": 28}),

@@ -175,25 +175,27 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 @lru_cache(maxsize=8)
 def _tokenizer(data: bytes, max_length: int) -> Tokenizer:
-    """The tokenizer of these bytes, cutting at `max_length` tokens. bytes remember their own hash, so looking it up is quick."""
+    """The tokenizer of these bytes, cutting at `max_length` tokens (0: nowhere). bytes remember their hash: looking it up is quick."""
     tokenizer = Tokenizer.from_str(data.decode())
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length) if max_length else tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # "[SEP]" written by a user is five characters, not the end of a part
     return tokenizer
 
 
-def _trained(texts: Sequence[str], vocab_size: int) -> bytes:
-    """A byte-level BPE (Sennrich et al. 2016; GPT-2's bytes) with the special tokens of BERT, as tokenizer.json."""
+def _trained(texts: Sequence[str], vocab_size: int, end: str = "") -> bytes:
+    """A byte-level BPE (Sennrich et al. 2016; GPT-2's bytes) as tokenizer.json, with the special tokens of BERT, or with `end` alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    special = [end] if end else ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if end:
+        return str(tokenizer.to_str()).encode()
     pairs = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pairs
@@ -203,7 +205,7 @@ def _trained(texts: Sequence[str], vocab_size: int) -> bytes:
 
 def _fit_tokens(settings: Mapping[str, Any], texts: Sequence[str]) -> State:
     if "train" in settings:
-        data = _trained(texts, int(settings["train"].get("vocab_size", 8000)))
+        data = _trained(texts, int(settings["train"].get("vocab_size", 8000)), settings["train"].get("end", ""))
     else:
         path = Path(settings["file"])
         try:
@@ -223,7 +225,8 @@ class Text:
 
     Settings: "form" ngrams (default) or tokens. ngrams: "word_max", "char_min", "char_max", "cjk_max" (lengths), "buckets",
     "most" (n-grams a row), "min_df", "idf", "norm" (l2 or mean). tokens: "file" (a tokenizer.json to take) or "train"
-    {"vocab_size"}, "tokenizer" (its name in State.files), "max_length", "prefix", "pad".
+    {"vocab_size", "end": the only special token}, "tokenizer" (its name in State.files), "max_length" (0: any), "prefix",
+    "pad", "begin" (the id that every text starts with, in place of the tokenizer's own special tokens).
     """
 
     fit_only = ("file", "train")  # a model holds the tokenizer, not where it came from
@@ -252,14 +255,15 @@ class Text:
         texts = [value or "" for value in values]
         if _form(settings) == "ngrams":
             return _Grams.of(settings).encode(texts, state.arrays["idf"]), {}
-        data = state.files[settings.get("tokenizer", TOKENIZER)]
-        tokenizer = _tokenizer(data, int(settings.get("max_length", 256)))
-        found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts])
-        lengths = np.array([len(one.ids) for one in found], np.int64)
-        mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
-        ids = np.full(mask.shape, settings.get("pad", state.json.get("pad", 0)), np.int64)
-        ids[mask] = np.fromiter((i for one in found for i in one.ids), np.int64, int(lengths.sum()))
-        return {"ids": ids, "mask": mask.astype(np.int64)}, {}
+        return padded(self.tokens(texts, settings, state), int(settings.get("pad", state.json.get("pad", 0)))), {}
+
+    def tokens(self, texts: Sequence[str], settings: Mapping[str, Any], state: State) -> list[list[int]]:
+        """The token ids of each text, in the form "tokens"."""
+        begin, longest = settings.get("begin"), int(settings.get("max_length", 256))
+        room = longest - (begin is not None) if longest else 0
+        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], room)
+        found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts], add_special_tokens=begin is None)
+        return [one.ids if begin is None else [begin, *one.ids] for one in found]
 
     def decode(self, arrays: Arrays, meta: Meta, settings: Mapping[str, Any], state: State) -> list[str]:
         """{"ids", "mask"} of tokens → texts. n-grams do not lead back to a text: raises TypeError."""
@@ -276,6 +280,15 @@ class Text:
     def render(self, value: str | None, accept: str = "application/json") -> Json:
         """A JSON string, or null."""
         return value
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Array]:
+    """Token ids of differing lengths → {"ids", "mask": int64 [n, L]}, L the longest, at least 1; the right end is filled with `pad`."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
+    ids = np.full(mask.shape, pad, np.int64)
+    ids[mask] = np.fromiter((i for row in rows for i in row), np.int64, int(lengths.sum()))
+    return {"ids": ids, "mask": mask.astype(np.int64)}
 
 
 def _form(settings: Mapping[str, Any]) -> str:
