@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mainstem import schema
-from mainstem.contracts import Array, Arrays, Json, Meta, Modality, State
+from mainstem.contracts import Array, Arrays, Json, Meta, State
 from mainstem.errors import MainstemError
 from mainstem.modalities.category import spell
 
@@ -223,10 +223,11 @@ def _fit_tokens(settings: Mapping[str, Any], texts: Sequence[str]) -> State:
 class Text:
     """The modality of texts.
 
-    Settings: "form" ngrams (default) or tokens. ngrams: "word_max", "char_min", "char_max", "cjk_max" (lengths), "buckets",
-    "most" (n-grams a row), "min_df", "idf", "norm" (l2 or mean). tokens: "file" (a tokenizer.json to take) or "train"
-    {"vocab_size", "end": the only special token}, "tokenizer" (its name in State.files), "max_length" (0: any), "prefix",
-    "pad", "begin" (the id that every text starts with, in place of the tokenizer's own special tokens).
+    Settings: "form" ngrams (default), tokens, or plain (no arrays: a task encodes it itself).
+    ngrams: "word_max", "char_min", "char_max", "cjk_max" (lengths), "buckets", "most" (n-grams a row), "min_df", "idf",
+    "norm" (l2 or mean). tokens: "file" (a tokenizer.json to take) or "train" {"vocab_size", "end": the only special token},
+    "tokenizer" (its name in State.files), "max_length" (0: any), "prefix", "pad", "begin" (the id that every text starts
+    with, in place of the tokenizer's own special tokens).
     """
 
     fit_only = ("file", "train")  # a model holds the tokenizer, not where it came from
@@ -246,13 +247,16 @@ class Text:
     def fit(self, settings: Mapping[str, Any], values: Sequence[str | None]) -> State:
         """n-grams: how rare each bucket is. tokens: the tokenizer's bytes, taken from a file or trained, and its pad id."""
         texts = [value or "" for value in values]
-        return _fit_tokens(settings, texts) if _form(settings) == "tokens" else _Grams.of(settings).fit(texts)
+        form = _form(settings)
+        return _fit_tokens(settings, texts) if form == "tokens" else _Grams.of(settings).fit(texts) if form == "ngrams" else State()
 
     def encode(
         self, values: Sequence[str | None], settings: Mapping[str, Any], state: State, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """→ {"ids": int64 [n, L], "weights": float32 [n, L]} or {"ids", "mask": int64 [n, L]}; a missing text is an empty one."""
         texts = [value or "" for value in values]
+        if _form(settings) == "plain":
+            return {}, {}
         if _form(settings) == "ngrams":
             return _Grams.of(settings).encode(texts, state.arrays["idf"]), {}
         return padded(self.tokens(texts, settings, state), int(settings.get("pad", state.json.get("pad", 0)))), {}
@@ -265,13 +269,17 @@ class Text:
         found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts], add_special_tokens=begin is None)
         return [one.ids if begin is None else [begin, *one.ids] for one in found]
 
+    def untokenize(self, ids: Sequence[int], settings: Mapping[str, Any], state: State) -> str:
+        """Token ids → their text, without special tokens."""
+        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], int(settings.get("max_length", 256)))
+        return str(tokenizer.decode(list(ids)))
+
     def decode(self, arrays: Arrays, meta: Meta, settings: Mapping[str, Any], state: State) -> list[str]:
         """{"ids", "mask"} of tokens → texts. n-grams do not lead back to a text: raises TypeError."""
-        if _form(settings) == "ngrams":
-            raise TypeError("n-grams cannot be decoded")
-        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], int(settings.get("max_length", 256)))
+        if _form(settings) != "tokens":
+            raise TypeError("only tokens can be decoded")
         rows = zip(np.asarray(arrays["ids"]), np.asarray(arrays["mask"]) > 0, strict=True)
-        return [str(tokenizer.decode(ids[mask].tolist())) for ids, mask in rows]
+        return [self.untokenize(ids[mask].tolist(), settings, state) for ids, mask in rows]
 
     def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
         """Cells that another reader might take otherwise: missing ones, and a text of many scripts, cases and forms."""
@@ -293,9 +301,9 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Array]:
 
 def _form(settings: Mapping[str, Any]) -> str:
     form = str(settings.get("form", "ngrams"))
-    if form not in ("ngrams", "tokens"):
-        raise MainstemError(f"there is no form of text '{form}'", do="Known: ngrams, tokens.")
+    if form not in ("ngrams", "tokens", "plain"):
+        raise MainstemError(f"there is no form of text '{form}'", do="Known: ngrams, tokens, plain.")
     return form
 
 
-plugin: Modality = Text()
+plugin = Text()
