@@ -44,9 +44,11 @@ class Model:
         return [{"error": str(a)} if isinstance(a, MainstemError) else self.pipeline.render(a) for a in answers]
 
     def answer(self, rows: Rows, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
-        """One answer a row, bad rows as their error."""
+        """One answer a row, bad rows as their error. Raises MainstemError for options that the task does not know."""
         from mainstem import seal
+        from mainstem.inference import check_options
 
+        check_options(self.pipeline.task, dict(options or {}))
         with seal.blamed(self.pipeline, self.runner, self.path):
             return self.pipeline.predict(rows, self.runner, options)[0]
 
@@ -77,7 +79,7 @@ class Model:
                 raise MainstemError(f"there is no column '{group}'", where=rows.where)
             groups = [str(rows.columns[group][i]) for i in table.source]
         with seal.blamed(self.pipeline, self.runner, self.path):
-            predictions = self.pipeline.predict_table(table, self.runner)
+            predictions = self.pipeline.judge_table(table, self.runner)
         labels = self.pipeline.artifact.state.json.get("labels", [])
         contents = self.pipeline.artifact
         report: dict[str, Any] = evaluate(

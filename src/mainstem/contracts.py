@@ -32,6 +32,7 @@ class Port:
     "row"       batchable: calls of different requests are joined along it
     "row>row"   batchable, and the values are row numbers (a beam index): shifted when calls are joined
     "pad:NAME"  a length; joined calls are padded with `pad` to the longest. Equal NAMEs have equal lengths within a call
+    "pad:A+B"   of an output: what stood along A, and behind it what stood along B (a cache that has grown)
     "own"       a number of items that differs by row (boxes). An output "owner" (int64, axes ("own",)) says whose they are
     "shared"    the same for every row (context rows, an item table): calls are joined only where it is the same array
     "384"       a fixed size
@@ -216,6 +217,7 @@ class Prediction:
     low: float | None = None
     high: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    margin: float = float("inf")  # how far outputs of calls may move before the answer is another one
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------------
@@ -273,11 +275,16 @@ class Params:
 
 @dataclass(frozen=True)
 class Route:
-    """A task's own HTTP route: the server mounts it, and knows no task by name."""
+    """A task's own HTTP route: the server mounts it, and knows no task by name.
+
+    Under the model's own address, handler(request, model) → response; with `common` at `path` itself, once for all models
+    whose task brings it: handler(request, models by name).
+    """
 
     path: str
     methods: tuple[str, ...]
     handler: Any
+    common: bool = False
 
 
 # --- plug-ins ---------------------------------------------------------------------------------------------------------
@@ -384,10 +391,17 @@ class Task:
     """What comes out. Three methods (`head`, `loss`, `decode`) make a single-pass task; the rest are defaults made of them.
 
     A task is built from its settings and holds nothing else; what it learns without gradients is its State.
+
+    One member is optional. `judge(batch, state, rngs)`: the coroutine that evaluation runs in place of `predict`, for a task
+    that is measured by how likely given answers are; the examples of its batch have their answers.
     """
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
+    # Whether the answer goes on where the one input ends: then there may be no column of answers, and what encodes the input
+    # is fitted on both.
+    continues: ClassVar[bool] = False
+    adapt: ClassVar[str] = ""  # how a pretrained backbone is adapted where nothing is asked for; "": as the plan has it
     # For the default plan, by input name (a role, "table", "text", …) or modality: the backbone that reads it ("" none: its
     # arrays go to the task as they are), and the settings of its encoder (those of the answers under "target").
     backbones: ClassVar[Mapping[str, str]] = {}
@@ -396,6 +410,7 @@ class Task:
     # The figure that candidates are compared by, a metric or "loss" (of the validation part); 1: higher is better, -1: lower.
     compared_by: ClassVar[tuple[str, int]] = ("loss", -1)
     options: ClassVar[Mapping[str, Any]] = {}  # what a request may set, with defaults
+    replayed: ClassVar[Mapping[str, Any]] = {}  # those that golden rows are answered with, over the defaults
     routes: ClassVar[tuple[Route, ...]] = ()
     tolerance: ClassVar[float] = 0.0  # of `differ`
     batch_coupled: ClassVar[bool] = False  # a loss over the whole batch: never split it

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from small_gpt import sentences, writing
 
 from mainstem import registry
 from mainstem.modalities.image import plugin as image
@@ -37,6 +38,7 @@ NETWORKS = {
     "lstm": ("lstm", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8, "layers": 2}),
     "gru": ("gru", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
     "bert": ("bert-tiny", TEXTS, SMALL_TEXT),
+    "gpt": ("gpt", TEXTS, {**SMALL_TEXT, "width": 32, "layers": 2, "heads": 4}),
     "cnn": ("cnn", PICTURES, {"size": 16, "width": 8}),
     "resnet": ("resnet18", PICTURES, {"size": 32}),
     "vit": ("vit-tiny", PICTURES, {"size": 28}),
@@ -61,7 +63,7 @@ def test_no_plug_in_is_left_out():
     assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
-    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == set(TASKS)
+    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == {*TASKS, *TEXTS_TASKS}
     assert registry.names("runtimes") == ["onnx", "torch"]  # both sides of every check of a network
 
 
@@ -132,11 +134,18 @@ def rows():
 
 
 TASKS = {"classification": "sign", "regression": "sum", "labels": "tags"}
+TEXTS_TASKS = {"generation": None}  # each gone through on small texts below
 
 
 @pytest.mark.parametrize(("task", "target"), TASKS.items())
 def test_task(task, target, tmp_path):
     run = check_task(task, rows(), target, tmp_path / "run", inputs=["a", "b"], backbone="mlp", epochs=2, separator="|")
+    assert run.model.pipeline.artifact.task == task
+
+
+@pytest.mark.parametrize(("task", "target"), TEXTS_TASKS.items())
+def test_task_over_texts(task, target, tmp_path):
+    run = check_task(task, [{"text": text} for text in sentences(60)], target, tmp_path / "run", config=writing("text", epochs=2))
     assert run.model.pipeline.artifact.task == task
 
 
