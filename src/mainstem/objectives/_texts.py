@@ -22,6 +22,7 @@ from mainstem.modalities import text as texts_modality
 
 TOKENIZER = "tokenizer.json"
 _TRAINED_ON = 100 << 20  # bytes of text that a tokenizer is trained on, at most about
+_ASKED = 512  # rows between two questions whether to stop
 _TOLD = 1_000_000  # tokens between two notes
 
 
@@ -179,8 +180,8 @@ class TextObjective(Objective):
         """The texts that a tokenizer is trained on: of many, some of all files, chosen by their hash; none that is held out."""
         held_out = float(self.settings["held_out"])
         share = held_out + (1 - held_out) * min(1.0, _TRAINED_ON / max(1, texts.size()))
-        for _, _, row in texts.read():
-            if stopped():
+        for number, (_, _, row) in enumerate(texts.read()):
+            if number % _ASKED == 0 and stopped():
                 raise KeyboardInterrupt
             yield from (text for text in row if not token_files.is_held_out(text, held_out) and token_files.is_held_out(text, share))
 

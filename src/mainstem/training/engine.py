@@ -109,15 +109,13 @@ class Engine:
             yield part, self.task.size(part) / whole
 
     def _checkpoint_activations(self) -> None:
-        able = [
-            next((m for m in network.modules() if hasattr(m, "gradient_checkpointing_enable")), None) for network in self.networks.values()
-        ]
+        able = [next((m for m in network.modules() if _recomputing(m)), None) for network in self.networks.values()]
         if not any(able):
             raise MainstemError(
                 "these networks cannot compute their activations again", where="training.checkpoint_activations", do="Leave it out."
             )
         for module in filter(None, able):
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            getattr(module, _recomputing(module))({"use_reentrant": False})
 
     def _compile(self) -> None:
         """Compile what the networks are made of in place; their names and weights stay. Raises MainstemError without a compiler."""
@@ -187,6 +185,11 @@ class Engine:
             return speed, ""
         compared = f"{seconds['bfloat16'] / seconds['float32']:.2f} of the time of a step in float32"
         return speed, f"steps are computed in {precision}: bfloat16 needs {compared}"
+
+
+def _recomputing(module: torch.nn.Module) -> str:
+    """The method by which a transformers module is told not to keep activations; its name changed in version 5."""
+    return next((name for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable") if hasattr(module, name)), "")
 
 
 def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
