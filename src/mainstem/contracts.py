@@ -5,7 +5,7 @@ Arrays are numpy; a *row* is one line of a batch, an *example* is what gets one 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -469,6 +469,10 @@ class Task:
         """One training step; `optimisers[NAME].step(closure)` holds NaN check, clipping and the update. Returns figures to log."""
         return {"loss": optimisers["main"].step(lambda: self.loss(self.forward(networks, batch), batch))}
 
+    def size(self, batch: Any) -> float:
+        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
+        return float(batch.examples)
+
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
         """What is fitted without gradients, once the networks are trained; it becomes the model's state. Default: the target's
         state (its labels, its scale, its tokenizer).
@@ -519,30 +523,66 @@ class Task:
         return size if near else 1.0
 
 
-class Stream(Protocol):
-    """What a backbone is pretrained on, as batches without an end: an index stands for a batch, and `len` of them for an epoch."""
+@dataclass(frozen=True)
+class Material:
+    """What a pretraining run was given beside the settings of its objective.
 
-    lengths: Array | None
+    data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
+    objective's own network; folder: that of the run, for what is made of the data; say: notes; stopped: whether to end.
+    """
+
+    data: str = ""
+    inputs: tuple[str, ...] = ()
+    encoding: str = ""
+    backbone: Ref | None = None
+    folder: Path = Path()
+    say: Callable[[str], None] = lambda text: None
+    stopped: Callable[[], bool] = lambda: False
+
+
+class Stream(Protocol):
+    """What a backbone is pretrained on, without an end.
+
+    `rows`: how many examples a pass over it has, each of which comes once a pass; None: there are no passes, an index stands for a
+    batch. `lengths`: of the examples, looked up by lengths[indices]; None where they are of one length.
+    """
+
+    rows: int | None
+    lengths: Any
 
     def __len__(self) -> int:
-        """Batches between two looks at held-out data."""
+        """Batches between two looks at held-out data; of held-out data itself its examples."""
         ...
 
     def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
-        """The next batch, of the numbers of `rng` alone; without `rng` the held-out one of these indices, always the same."""
+        """The examples at `indices`, with random parts of the numbers of `rng` alone; without `rng` always the same."""
         ...
 
 
 class Objective(Task):
     """What a backbone is pretrained for: a task whose artifact is the backbone. It has `networks`, `forward` and `loss`, and these."""
 
+    reads: ClassVar[str] = ""  # the modality of DATA; "" makes its own
+
+    @classmethod
+    def training(cls, *, pretrained: bool) -> Mapping[str, Any]:
+        """Fields of the training that suits it, from scratch or going on from weights; those that are asked for win."""
+        return {}
+
+    def open(self, material: Material) -> None:
+        """Take up what the run was given, before anything else is asked of it. Raises MainstemError where that does not fit."""
+
     def stream(self, length: int) -> Stream:
-        """What is learned from; `length`: batches an epoch."""
+        """What is learned from; `length`: batches between two looks at held-out data."""
         raise TypeError(f"{type(self).__name__} has no stream")
 
     def held_out(self) -> Stream:
         """What is only looked at."""
         raise TypeError(f"{type(self).__name__} has nothing held out")
+
+    def figures(self, loss: float) -> dict[str, float]:
+        """What a held-out loss means, by name: perplexity, bits per byte, …"""
+        return {}
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """The files of the backbone by name, in its family's public format."""

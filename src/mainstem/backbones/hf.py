@@ -64,19 +64,13 @@ class Hf:
         from mainstem.nn import encoder
 
         folder = _read(ref)
-        _hub.count(folder.path)  # a torn file is told before transformers reads it
-        causal = _hub.is_causal(folder.config)
-        try:
-            module = encoder.load(folder.path, folder.config, causal=causal)
-        except (ValueError, KeyError) as error:
-            kind = "decoder" if causal else "encoder"
-            raise MainstemError(
-                f"transformers does not know the model type '{folder.config.get('model_type')}' as a text {kind}", where=str(folder.path)
-            ) from error
-        except OSError as error:
-            raise MainstemError(f"the weights cannot be read: {' '.join(str(error).split())[:200]}", where=str(folder.path)) from error
+        module = _load(folder, causal=_hub.is_causal(folder.config))
         encoder.set_normalise(module, folder.normalise)
         return module
+
+    def masked(self, ref: Ref) -> Any:
+        """transformers' module with the head that predicts masked tokens, which is random where the folder has none."""
+        return _load(_read(ref), masked=True)
 
     def forward(self, module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """ids, mask [row, tokens] → mean, cls (of a decoder: last) [row, width], sequence [row, tokens, width]."""
@@ -123,6 +117,22 @@ def _read(ref: Ref) -> _hub.Folder:
     if not isinstance(folder.config.get("model_type"), str):
         raise MainstemError("config.json names no model_type", where=str(path), do="Give a model folder of transformers.")
     return folder
+
+
+def _load(folder: _hub.Folder, *, causal: bool = False, masked: bool = False) -> Any:
+    _own.need_torch("hf")
+    from mainstem.nn import encoder
+
+    _hub.count(folder.path)  # a torn file is told before transformers reads it
+    try:
+        return encoder.load(folder.path, folder.config, causal=causal, masked=masked)
+    except (ValueError, KeyError) as error:
+        kind = "text decoder" if causal else "network with masked tokens" if masked else "text encoder"
+        raise MainstemError(
+            f"transformers does not know the model type '{folder.config.get('model_type')}' as a {kind}", where=str(folder.path)
+        ) from error
+    except OSError as error:
+        raise MainstemError(f"the weights cannot be read: {' '.join(str(error).split())[:200]}", where=str(folder.path)) from error
 
 
 def _trained(module: Any, folder: Path) -> bytes | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -39,6 +39,12 @@ def _classes() -> Array:
     for first, last in ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)):  # kana, han
         classes[first : last + 1] = _CJK
     return classes
+
+
+def ideographs(text: str) -> Array:
+    """Whether each character is one of those that are words by themselves: kana and han (bool [characters])."""
+    found: Array = _classes()[np.frombuffer(text.encode("utf-32-le"), np.uint32)] == _CJK
+    return found
 
 
 def _mixed(hashes: Array, salt: int) -> Array:
@@ -183,7 +189,7 @@ def _tokenizer(data: bytes, max_length: int) -> Tokenizer:
     return tokenizer
 
 
-def _trained(texts: Sequence[str], vocab_size: int, end: str = "") -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, end: str = "") -> bytes:
     """A byte-level BPE (Sennrich et al. 2016; GPT-2's bytes) as tokenizer.json, with the special tokens of BERT, or with `end` alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -205,7 +211,7 @@ def _trained(texts: Sequence[str], vocab_size: int, end: str = "") -> bytes:
 
 def _fit_tokens(settings: Mapping[str, Any], texts: Sequence[str]) -> State:
     if "train" in settings:
-        data = _trained(texts, int(settings["train"].get("vocab_size", 8000)), settings["train"].get("end", ""))
+        data = train_tokenizer(texts, int(settings["train"].get("vocab_size", 8000)), settings["train"].get("end", ""))
     else:
         path = Path(settings["file"])
         try:
