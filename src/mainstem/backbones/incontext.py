@@ -55,6 +55,7 @@ class InContext:
         widths = {name: array.shape[1] for name, array in arrays.items()}
         network = pretrained.of_folder(Path(given["folder"])) if given["folder"] else pretrained.shipped("tables")
         json = {"outputs": kinds["outputs"], "kind": problem.kind, "task": kinds["task"], "widths": widths, "network": network.id}
+        json["note"] = _told(context, len(problem.y), sum(widths.values()))
         return State(json, context.arrays(), {pretrained.CONFIG: network.config, pretrained.GRAPH: network.graph})
 
     def run(self, state: State, arrays: Arrays) -> dict[str, Array]:
@@ -72,6 +73,14 @@ class InContext:
 
 
 predictor = InContext()
+
+
+def _told(context: Context, rows: int, columns: int) -> str:
+    """A sentence for people on what is left out of the table, "" where nothing is."""
+    members, seen, chosen = *context.rows.shape, len(context.reader.chosen)
+    notes = [f"{members} passes see {seen:,} of {rows:,} rows each, and their answers are averaged"] if seen < rows else []
+    notes += [f"the {chosen} columns that tell most by themselves are read, of {columns}"] if chosen < columns else []
+    return f"In-context: {'; '.join(notes)}." if notes else ""
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
