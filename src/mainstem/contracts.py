@@ -469,10 +469,6 @@ class Task:
         """One training step; `optimisers[NAME].step(closure)` holds NaN check, clipping and the update. Returns figures to log."""
         return {"loss": optimisers["main"].step(lambda: self.loss(self.forward(networks, batch), batch))}
 
-    def size(self, batch: Any) -> float:
-        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
-        return float(batch.examples)
-
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
         """What is fitted without gradients, once the networks are trained; it becomes the model's state. Default: the target's
         state (its labels, its scale, its tokenizer).
@@ -579,6 +575,10 @@ class Objective(Task):
     def held_out(self) -> Stream:
         """What is only looked at."""
         raise TypeError(f"{type(self).__name__} has nothing held out")
+
+    def size(self, batch: Any) -> float:
+        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
+        return float(batch.examples)
 
     def figures(self, loss: float) -> dict[str, float]:
         """What a held-out loss means, by name: perplexity, bits per byte, …"""

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mainstem import files
 from mainstem.config import Training
-from mainstem.contracts import Array, Batch, Task
+from mainstem.contracts import Array, Batch, Objective, Task
 from mainstem.errors import MainstemError
 from mainstem.training.optimisers import Optimiser
 from mainstem.training.parallel import Ranks
@@ -100,13 +100,16 @@ class Engine:
 
     def _shares(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """This process's parts of a batch, and the share of the loss that each stands for."""
-        whole = max(self.task.size(batch), 1e-9)
+        whole = max(self._size(batch), 1e-9)
         own = np.array_split(np.arange(batch.examples), self.ranks.world)[self.ranks.rank]
         if not len(own):  # a last batch smaller than there are processes: gradients of nothing, but all must come together
             yield part_of(batch, np.zeros(1, np.int64)), 0.0
         for examples in np.array_split(own, min(self.settings.accumulate, len(own))) if len(own) else ():
             part = part_of(batch, examples)
-            yield part, self.task.size(part) / whole
+            yield part, self._size(part) / whole
+
+    def _size(self, batch: Batch) -> float:
+        return self.task.size(batch) if isinstance(self.task, Objective) else float(batch.examples)
 
     def _checkpoint_activations(self) -> None:
         able = [next((m for m in network.modules() if _recomputing(m)), None) for network in self.networks.values()]
