@@ -524,7 +524,8 @@ class Material:
     """What a pretraining run was given beside the settings of its objective.
 
     data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
-    objective's own network; folder: that of the run, for what is made of the data; say: notes; stopped: whether to end.
+    objective's own network; folder: that of the run, for what is made of the data; rows: of the data, at most, 0 for all;
+    say: notes; stopped: whether to end.
     """
 
     data: str = ""
@@ -532,6 +533,7 @@ class Material:
     encoding: str = ""
     backbone: Ref | None = None
     folder: Path = Path()
+    rows: int = 0
     say: Callable[[str], None] = lambda text: None
     stopped: Callable[[], bool] = lambda: False
 

@@ -77,7 +77,7 @@ class TextObjective(Objective):
                 do=f"Name a backbone: --backbone {self.suggested}, or hf:FOLDER.",
             )
         self.plugin = registry.load("backbones", material.backbone.family).plugin
-        texts = Texts(material.data, material.inputs, material.encoding)
+        texts = Texts(material.data, material.inputs, material.encoding, material.rows)
         for note in texts.notes:
             material.say(note)
         asked = self.plugin.describe(material.backbone)
