@@ -240,15 +240,20 @@ def padded_tokens(batch: Batch) -> int:
 
 
 class Meter:
-    """Tokens a second and the share of the machine's limit, over the steps since it was last read."""
+    """Tokens a second and the share of the machine's limit, over the steps since it was last read. `skip`: steps at the beginning that
+    are not counted, because a network is compiled in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
         self.tokens = self.padded = 0
         self.seconds = 0.0
 
     def add(self, batch: Batch, seconds: float) -> int:
         """Count a step; returns its tokens."""
         here = tokens(batch)
+        if self.skip:
+            self.skip -= 1
+            return here
         self.tokens, self.padded, self.seconds = self.tokens + here, self.padded + padded_tokens(batch), self.seconds + seconds
         return here
 
@@ -259,5 +264,6 @@ class Meter:
             told["tokens_per_second"] = round(self.tokens / self.seconds, 1)
             if speed and speed.work:
                 told["of_limit"] = round(speed.work * self.padded / self.seconds / speed.limit, 4)
-        self.__init__()  # type: ignore[misc]
+        self.tokens = self.padded = 0
+        self.seconds = 0.0
         return told
