@@ -66,7 +66,7 @@ def pretrain(
         if not ranks.is_first:
             say, report = (lambda text: None), (lambda figures: None)
         with files.held(folder) if ranks.is_first else nullcontext():
-            material = Material(config.data, config.inputs, config.encoding, ref, folder, say, stopped)
+            material = Material(config.data, config.inputs, config.encoding, ref, folder, say=say, stopped=stopped)
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
 
 
