@@ -286,9 +286,13 @@ class Route:
 class Modality(Protocol):
     """A kind of value: parse raw → typed, fit, encode typed ⇄ arrays, render. numpy only; one code for training and serving.
 
-    Two members are optional. `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
+    Members of the plug-in that are optional: `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
     encode (spellings of a missing value, an unseen category), which a replay carries beside the held-out rows. `fit_only`:
-    names of settings that only `fit` reads (a path, say), and that a model therefore does not keep.
+    names of settings that only `fit` reads (a path, say), and that a model therefore does not keep. `beside(answer, inputs) -> Value`:
+    for answers that are read beside the inputs of their row.
+
+    A module whose values are spread over many rows of the data also has `gather(rows, name, settings, targets, answered=…) -> Rows`, which
+    makes one row of them, and `names(settings)`, the columns that it reads.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Value:
@@ -335,7 +339,7 @@ class Backbone(Protocol):
 
 
 class Predictor(Protocol):
-    """Answers directly and is fitted without gradients. Takes the `table` input; no torch."""
+    """Answers directly and is fitted without gradients. Takes one input, the `table` or another; no torch."""
 
     def describe(self, ref: Ref) -> Info:
         """What it is, without fitting it."""
@@ -347,7 +351,8 @@ class Predictor(Protocol):
         """Arrays of the table input (see modalities/table.py), the encoded target, `kinds` → fitted state.
 
         kinds: "task", "outputs" (how many), "categories" (ids of each category column), and "groups" (int64 [n]) where rows
-        of one group must stay together in whatever the predictor compares inside.
+        of one group must stay together in whatever the predictor compares inside, "times" (float64 [n]) where held-out rows
+        must come after the others. For an input that is no table: "input" (its fitted state) and "settings" (of the task).
         """
         ...
 
@@ -486,6 +491,10 @@ class Task:
                 features.update({f"{name}.{key}": value for key, value in answer.items()})
         output = yield Call("head", features)
         return self.decode(output, batch, state)
+
+    def lines(self, rendered: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A rendered prediction as rows of a table. Default: one, as it is."""
+        return [dict(rendered)]
 
     def differ(self, a: Prediction, b: Prediction) -> float:
         """How far two predictions lie apart, for the seal: 0 is equal, above `tolerance` is refused.

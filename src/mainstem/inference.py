@@ -139,7 +139,8 @@ class Pipeline:
     def predict(
         self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None
     ) -> tuple[list[Prediction | MainstemError], list[int]]:
-        """Raw rows → one answer a row in order, bad rows as their error; and the indices of the good ones."""
+        """Raw rows → one answer a row (of `Schema.gathered`) in order, bad rows as their error; and the indices of the good ones."""
+        rows = self.artifact.schema.gathered(rows)
         table, errors = self.parse(rows)
         answers = self.predict_table(table, runner, options)
         if len(answers) != len(table):

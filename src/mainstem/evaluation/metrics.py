@@ -16,7 +16,7 @@ import numpy as np
 from mainstem import registry
 from mainstem.contracts import Array, Prediction, Value
 from mainstem.errors import MainstemError, suggest
-from mainstem.evaluation import calibration
+from mainstem.evaluation import calibration, forecasts
 
 Figures = dict[str, Array]  # name → [b], or by class [b, classes]; NaN where it is undefined
 
@@ -26,7 +26,7 @@ class Answers:
     """Predictions and targets as arrays.
 
     true, chosen: class numbers int [n] (category), bool [n, classes] (labels), float64 [n] (number).
-    scores: float64 [n, classes], NaN where the model gives none.
+    scores: float64 [n, classes], NaN where the model gives none; of forecasts their statistics (forecasts.py).
     """
 
     true: Array
@@ -53,7 +53,9 @@ class Family(Protocol):
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:
-    """Arrays of a kind of answer: "category", "labels" or "number". Classes beyond `labels` that occur get score 0."""
+    """Arrays of a kind of answer: "category", "labels", "number" or "series". Classes beyond `labels` that occur get score 0."""
+    if kind == "series":
+        return Answers(np.zeros(len(targets)), np.zeros(len(targets)), forecasts.statistics(predictions, targets))
     if kind == "number":
         values = np.array([p.value for p in predictions], np.float64)
         return Answers(np.array(targets, np.float64).reshape(-1), values.reshape(-1))
@@ -279,6 +281,7 @@ FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "category": (Confusion(), Ranks(), Probabilities(), Calibration()),
     "labels": (LabelSets(), Ranks()),
     "number": (Errors(),),
+    "series": (forecasts.Forecasts(),),
 }
 
 # --- by name ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 
 from mainstem.contracts import Array, Json, Prediction, Value
 from mainstem.errors import MainstemError
-from mainstem.evaluation import baseline, intervals, metrics
+from mainstem.evaluation import baseline, forecasts, intervals, metrics
 
 BY_CLASS = ("precision", "recall", "f1")
 # Which constant suits which figure of numbers best.
@@ -83,6 +83,8 @@ def _points(kind: str, predictions: Sequence[Prediction], targets: Sequence[Valu
 
 def _baseline(kind: str, targets: Sequence[Value], fitted_on: Sequence[Value], labels: Sequence[str]) -> dict[str, float | None]:
     def points(middle: str) -> dict[str, float | None]:
+        if kind == "series":
+            return _points(kind, [forecasts.seasonal_naive(target) for target in targets], targets, labels)
         answer = baseline.constant(kind, fitted_on, labels, middle=middle)
         return _points(kind, [answer] * len(targets), targets, labels)
 

@@ -32,6 +32,7 @@ class Problem:
     seed: int
     class_weight: str = ""
     groups: Array | None = None  # by row of the whole table, where rows of one group stay together
+    times: Array | None = None  # by row of the whole table, where the rows that a predictor compares by come after the others
 
 
 @dataclass
@@ -142,6 +143,11 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
     }
     if problem.groups is not None:
         kinds["groups"] = np.unique(problem.groups[np.asarray(train.source)], return_inverse=True)[1]
+    if problem.times is not None:
+        kinds["times"] = problem.times[np.asarray(train.source)]
+    if table.modality != "table":
+        kinds["input"] = dict(table.state.json)
+        kinds["settings"] = dict(pipeline.task.settings)
     folder = registry.resolve(candidate.inputs[0].backbone).folder
     settings = {**candidate.inputs[0].settings, **({"folder": str(folder)} if folder else {})}
     state = predictor.fit(batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), settings, problem.seed)

@@ -160,6 +160,7 @@ class _Run:
             self.config.seed,
             self.config.data.class_weight,
             self.data.groups,
+            self.data.times,
         )
         self.say(self.data.sentence)
         self.comparison = Comparison(self.config, self.data, self.problem, candidates, self.folder, self.stop, self.say)
