@@ -13,10 +13,11 @@ k-th season ahead.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -115,3 +116,107 @@ def score(forecast: Forecast, sets: Sequence[Set], levels: Sequence[float] = LEV
     naive = {each.name: naive_of_set(each) for each in sets}
     ratios = {n: {f"{m}_ratio": found[n][m] / naive[n][m] for m in ("mase", "wql")} for n in found}
     return {**summary(found, naive), "sets": {name: {**found[name], **ratios[name]} for name in found}}
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+CANDIDATES = ("naive", "linear", "trees", "gru")  # those that are compared when none is named, one at a time
+
+
+def mainstem_forecasts(each: Set, backbone: str, folder: Path, seed: int) -> tuple[list[np.ndarray], str]:
+    """A model that is trained once, on what lies before the last windows; it forecasts each of them from what lies before that."""
+    import mainstem as ms
+
+    left = WINDOWS * each.horizon
+    rows = [
+        [{"series": str(i), "time": time, "value": value} for time, value in zip(times, values, strict=True)]
+        for i, (times, values) in enumerate(each.series)
+    ]
+    known = [row for own in rows for row in own[:-left]]
+    settings = {"backbone": backbone} if backbone else {}
+    run = ms.train(known, "value", series="series", time="time", horizon=each.horizon, out=folder, seed=seed, **settings)
+    found = []
+    for own in rows:
+        for end in range(len(own) - left, len(own), each.horizon):
+            (answer,) = run.model.predict(own[:end])
+            found.append(np.array(list(answer["quantiles"].values())).T)
+    return found, run.chosen
+
+
+def peer_forecasts(each: Set, most: int = 1500) -> list[np.ndarray]:
+    """AutoETS of statsforecast, fitted anew before each window on at most `most` last steps."""
+    from statsforecast.models import AutoETS
+
+    found = []
+    for history, _ in each.windows():
+        model = AutoETS(season_length=each.season).fit(history[-most:])
+        answer = model.predict(each.horizon, level=[20, 40, 60, 80])
+        sides = [answer[f"lo-{level}"] for level in (80, 60, 40, 20)], [answer[f"hi-{level}"] for level in (20, 40, 60, 80)]
+        found.append(np.column_stack([*sides[0], answer["mean"], *sides[1]]))
+    return found
+
+
+def measure(sets: Sequence[Set], model: str, seed: int, report: dict, save: Callable[[], None]) -> None:
+    """The figures of one model, set by set; sets that are in the report already are not done again."""
+    import tempfile
+    import time
+
+    done = report["models"].setdefault(model, {"sets": {}})
+    for each in sets:
+        if each.name in done["sets"]:
+            continue
+        started, chosen = time.perf_counter(), ""
+        if model == "autoets":
+            forecasts = peer_forecasts(each)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                forecasts, chosen = mainstem_forecasts(each, "" if model == "default" else model, Path(folder) / "run", seed)
+        naive, found = report["naive"][each.name], of_set(each, forecasts)
+        ratios = {f"{name}_ratio": found[name] / naive[name] for name in ("mase", "wql")}
+        done["sets"][each.name] = {**found, **ratios, "seconds": round(time.perf_counter() - started, 1), "chosen": chosen}
+        print(
+            f"{model:10s} {each.name:16s} " + " ".join(f"{n} {v:.3f}" for n, v in {**ratios, "coverage": found["coverage"]}.items()),
+            flush=True,
+        )
+        save()
+    mine = {each.name: done["sets"][each.name] for each in sets}
+    done.update(summary(mine, report["naive"]), seconds=round(sum(s["seconds"] for s in mine.values()), 1))
+    print(f"{model:10s} {'all':16s} mase {done['mase']:.3f} wql {done['wql']:.3f} coverage {done['coverage']:.3f}", flush=True)
+    save()
+
+
+def main() -> None:
+    """Measure the models named, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", default=",".join((*CANDIDATES, "default")), help="by name; autoets needs statsforecast")
+    parser.add_argument("--sets", default="", help="only these")
+    parser.add_argument("--before", type=int, default=0, metavar="N", help="leave out the last N windows of each: to choose settings on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="written after each set; what is in it is not done again")
+    options = parser.parse_args()
+    sets = [each for each in read(options.data) if not options.sets or each.name in options.sets.split(",")]
+    if options.before:
+        sets = [made for each in sets if len((made := earlier(each, options.before)).series[0][1]) > 2 * WINDOWS * each.horizon]
+    report = {"windows": WINDOWS, "seed": options.seed, "models": {}}
+    if options.json and options.json.exists():
+        report = json.loads(options.json.read_text(encoding="utf-8"))
+    report["naive"] = {each.name: naive_of_set(each) for each in sets}
+
+    def save() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    for model in options.models.split(","):
+        measure(sets, model, options.seed, report, save)
+    save()
+
+
+def earlier(each: Set, windows: int) -> Set:
+    """The set as it was so many windows ago."""
+    cut = windows * each.horizon
+    return replace(each, series=tuple((times[:-cut], values[:-cut]) for times, values in each.series))
+
+
+if __name__ == "__main__":
+    main()

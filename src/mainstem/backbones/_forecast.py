@@ -25,7 +25,7 @@ INPUT = "series"
 def normal(levels: Sequence[float], horizon: int, season: int) -> Array:
     """Offsets [H, Q] of the seasonal naive: normal, the deviation growing with the root of the seasons ahead."""
     deviates = np.array([NormalDist().inv_cdf(level) for level in levels])
-    return np.sqrt(np.arange(horizon) // season + 1.0)[:, None] * deviates
+    return np.asarray(np.sqrt(np.arange(horizon) // season + 1.0)[:, None] * deviates)
 
 
 def target(arrays: Arrays, answers: Arrays) -> tuple[Array, Array]:
@@ -86,10 +86,14 @@ class Forecaster:
                 raise MainstemError(f"the predictor '{self.name}' has no setting '{name}'", do=suggest(name, self.defaults))
             low, high = self.limits[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise MainstemError(f"expected a number from {low:g} to {high:g}, found {value!r}", where=f"predictor '{self.name}' setting '{name}'")
+                raise MainstemError(
+                    f"expected a number from {low:g} to {high:g}, found {value!r}", where=f"predictor '{self.name}' setting '{name}'"
+                )
         return {**self.defaults, **given}
 
-    def fit(self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int) -> State:
+    def fit(
+        self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int
+    ) -> State:
         """Fitted state: what `learn` gives, and the offsets."""
         asked, state = self.settings(settings), kinds["input"]
         levels = kinds["settings"]["quantiles"]

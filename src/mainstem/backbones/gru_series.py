@@ -22,7 +22,10 @@ class Gru:
         horizon, length = fitted.get("horizon", 1), min(s["length"], fitted.get("window", s["length"]))
         channels = len(fitted.get("channels", [""]))
         steps = str(length + horizon)
-        ports = [Port("values", "float32", ("row", str(length), str(channels))), Port("known", "float32", ("row", str(length), str(channels)))]
+        ports = [
+            Port("values", "float32", ("row", str(length), str(channels))),
+            Port("known", "float32", ("row", str(length), str(channels))),
+        ]
         ports += [Port("naive", "float32", ("row", str(horizon))), Port("spread", "float32", ("row", "1"))]
         ports += [Port(name, "float32", ("row", steps, str(width))) for name, width in _beside(ref).items() if width]
         return Info(

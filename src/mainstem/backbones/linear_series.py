@@ -17,7 +17,7 @@ from mainstem.contracts import Array, Arrays, State
 
 _SEASONS = 2  # of differences that are read
 _FEWEST = 12  # differences
-_STRENGTHS = np.logspace(3, -4, 15)  # of the penalty, in units of the mean variance of a difference
+_STRENGTHS = np.logspace(4, -4, 17)  # of the penalty, in units of the mean variance of a difference
 _LARGEST = 20.0  # of a difference, in units of the spread
 
 

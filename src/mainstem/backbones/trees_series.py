@@ -29,7 +29,12 @@ class Trees(_forecast.Forecaster):
     processor: Mapping[str, Any] = {"steps": True, "calendar": "horizon"}
     read = ("steps",)
     defaults: Mapping[str, Any] = {"iterations": 0, "learning_rate": 0.05, "leaves": 15, "min_leaf": 20}
-    limits: Mapping[str, tuple[float, float]] = {"iterations": (0, 5000), "learning_rate": (1e-4, 1), "leaves": (2, 1000), "min_leaf": (1, 100_000)}
+    limits: Mapping[str, tuple[float, float]] = {
+        "iterations": (0, 5000),
+        "learning_rate": (1e-4, 1),
+        "leaves": (2, 1000),
+        "min_leaf": (1, 100_000),
+    }
 
     def learn(
         self, arrays: Arrays, answers: Arrays, times: Array | None, settings: Mapping[str, Any], levels: Sequence[float], seed: int

@@ -81,7 +81,11 @@ def _check(rows: Rows, asked: Asked) -> None:
             raise MainstemError(f"there is no column '{name}' ({flag})", where=rows.where, do=suggest(name, rows.columns))
     twice = [name for name in asked.future if name in named.values()]
     if twice:
-        raise MainstemError(f"'{twice[0]}' cannot be a covariate as well", where=rows.where, do="Name a column whose future is known, such as a price that is set.")
+        raise MainstemError(
+            f"'{twice[0]}' cannot be a covariate as well",
+            where=rows.where,
+            do="Name a column whose future is known, such as a price that is set.",
+        )
     if len({name for name in named.values() if name}) < sum(bool(name) for name in named.values()):
         raise MainstemError("--target, --series and --time name different columns", where=rows.where)
 
@@ -96,13 +100,17 @@ def _channels(rows: Rows, asked: Asked, notes: list[str]) -> tuple[tuple[Any, ..
         kind = asked.kinds.get(asked.target) or kinds.kind_of(rows.columns[asked.target])
         if kind != "number":
             found = next(str(cell)[:40] for cell in rows.columns[asked.target] if not is_missing(cell)) if kind else "nothing"
-            raise MainstemError(f"the target '{asked.target}' is no number ({kind}, such as {found!r}), and a forecast is of numbers", where=rows.where)
+            raise MainstemError(
+                f"the target '{asked.target}' is no number ({kind}, such as {found!r}), and a forecast is of numbers", where=rows.where
+            )
         past.insert(0, series.Channel(asked.target))
     if not past:
         raise MainstemError("no column holds numbers that change with time", where=rows.where, do="Name them: --input COLUMN.")
     covariates = [c.name for c in past if c.name != asked.target]
     if covariates and asked.target:
-        notes.append(f"covariates of the past: {', '.join(covariates)} (--input NAME limits them, --future NAME says that one is known in advance)")
+        notes.append(
+            f"covariates of the past: {', '.join(covariates)} (--input NAME limits them, --future NAME says that one is known in advance)"
+        )
     if future:
         notes.append(f"covariates known in advance: {', '.join(c.name for c in future)}")
     return tuple(past), tuple(future)
@@ -138,7 +146,9 @@ def _dated(rows: Rows, layout: Any) -> Any:
     cells = rows.columns[layout.time]
     gaps = [i for i, cell in enumerate(cells) if is_missing(cell)]
     if gaps:
-        raise MainstemError(f"{len(gaps):,} rows have no time", where=rows.place(gaps[0], layout.time), do="Fill it in, or leave these rows out.")
+        raise MainstemError(
+            f"{len(gaps):,} rows have no time", where=rows.place(gaps[0], layout.time), do="Fill it in, or leave these rows out."
+        )
     date = registry.load("modalities", "date")
     distinct = [*dict.fromkeys(cell for cell in cells)]
     if all(map(date.looks_like, distinct)):
@@ -150,7 +160,11 @@ def _dated(rows: Rows, layout: Any) -> Any:
         if len(whole) == min(len(distinct), 1000) and all(19_000_101 <= value <= 21_001_231 for value in whole):  # 20240131
             return replace(layout, dated=True)
         return layout
-    raise MainstemError(f"expected a date or a number, found {str(cells[wrong])[:40]!r}", where=rows.place(wrong, layout.time), do="Write times as 2024-01-31 or 2024-01-31 15:30.")
+    raise MainstemError(
+        f"expected a date or a number, found {str(cells[wrong])[:40]!r}",
+        where=rows.place(wrong, layout.time),
+        do="Write times as 2024-01-31 or 2024-01-31 15:30.",
+    )
 
 
 def _steps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -> dict[str, Any]:
@@ -176,7 +190,9 @@ def _steps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -> di
 
 def _tell_gaps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -> None:
     """Notes on steps without a row, without a value, and with several rows. Raises MainstemError for cells that do not parse."""
-    gaps, empty, repeated = {}, {}, {}
+    gaps: dict[str, int] = {}
+    empty: dict[str, int] = {}
+    repeated: dict[str, int] = {}
     for whole in made:
         try:
             grid = whole.grid
@@ -188,7 +204,11 @@ def _tell_gaps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -
         for found, count in ((gaps, absent), (empty, missing), (repeated, grid.repeated)):
             if count > 0:
                 found[whole.name] = count
-    for found, what in ((gaps, "steps have no row and count as missing"), (empty, "values are missing"), (repeated, "rows share a step with another and are averaged")):
+    for found, what in (
+        (gaps, "steps have no row and count as missing"),
+        (empty, "values are missing"),
+        (repeated, "rows share a step with another and are averaged"),
+    ):
         if found:
             notes.append(f"{sum(found.values()):,} {what}{_which(found, made)}")
 
@@ -213,7 +233,7 @@ class Spans:
 
 
 def spans(made: Sequence[Any], horizon: int, valid: float, test: float) -> Spans:
-    """At least one horizon for each share above 0, else the share of its steps in whole horizons; a series too short for that gives none."""
+    """Each share above 0 in whole horizons, one at least; a series too short for that gives none."""
     ends = np.array([whole.end for whole in made])
 
     def part(share: float) -> NDArray[np.int64]:
@@ -245,7 +265,11 @@ def windows(made: Sequence[Any], layout: Any, found: Spans, seed: int) -> dict[s
     origins, horizon = _modality().origins, layout.horizon
     parts: dict[str, list[tuple[Any, int]]] = {"train": [], "valid": [], "test": []}
     for whole, first_valid, first_test in zip(made, found.valid.tolist(), found.test.tolist(), strict=True):
-        bounds = {"train": (1, 0, first_valid), "valid": (max(1, horizon // DENSE), first_valid, first_test), "test": (horizon, first_test, whole.end)}
+        bounds = {
+            "train": (1, 0, first_valid),
+            "valid": (max(1, horizon // DENSE), first_valid, first_test),
+            "test": (horizon, first_test, whole.end),
+        }
         for part, (apart, first, last) in bounds.items():
             parts[part] += [(whole, origin) for origin in origins(whole, apart, first, last)]
     if len(parts["train"]) > MOST_WINDOWS:

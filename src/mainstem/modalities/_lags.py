@@ -36,7 +36,7 @@ def filled(values: Array, season: int) -> Array:
 
 
 def naive(values: Array, season: int, horizon: int) -> dict[str, Array]:
-    """"naive" [n, H]: values [n, L] (NaN where missing) of the last season again and again; "spread" [n, 1]: root mean square of the
+    """ "naive" [n, H]: values [n, L] (NaN where missing) of the last season again and again; "spread" [n, 1]: root mean square of the
     seasonal differences, at least a millionth.
 
     Where the value of the last season is missing it is that of the season before, and so on; else the last value known.
@@ -59,7 +59,7 @@ def spread(values: Array, season: int) -> Array:
 
 
 def scale(values: Array, season: int) -> Array:
-    """float64 [n]: mean absolute value of the seasonal differences, by which MASE measures (Hyndman & Koehler 2006); NaN where there are none."""
+    """float64 [n]: mean size of the seasonal differences, by which MASE measures (Hyndman & Koehler 2006); NaN where there are none."""
     difference, count = _differences(values, season)
     return np.where(count > 0, np.abs(difference).sum(axis=1) / np.maximum(count, 1), np.nan)
 
@@ -78,7 +78,7 @@ def steps(values: Array, naive: Array, spread: Array, season: int, ahead: Array)
     the same step of seasons before, the last value, means of the last season and half of it, and the last seasonal
     differences; then `ahead`; then the last value of every other channel.
     """
-    n, length, channels = values.shape
+    n, length, _ = values.shape
     horizon, first = naive.shape[1], values[:, :, 0]
     step = np.arange(horizon)
     number = np.broadcast_to(step.astype(np.float64)[None, :, None], (n, horizon, 1))

@@ -41,7 +41,7 @@ class Step:
             return np.asarray((months - first) / self.count)
         if self.unit == "weekday":
             days, first = (_moments(t).astype("datetime64[D]") for t in (times, np.array([start])))
-            return np.busday_count(first, days).astype(np.float64)
+            return np.asarray(np.busday_count(first, days), np.float64)
         return np.asarray((np.asarray(times, np.float64) - start) / self.count)
 
     def times(self, start: float, steps: Array) -> Array:

@@ -52,7 +52,7 @@ class Layout:
     time_settings: Mapping[str, Any] = field(default_factory=dict)
     channels: tuple[Channel, ...] = ()
     future: tuple[Channel, ...] = ()
-    step: Step = Step()
+    step: Step = field(default_factory=Step)
     snapped: bool = False
     season: int = 1
     window: int = 1
@@ -186,7 +186,9 @@ class Whole:
             spread[:, place] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         return spread
 
-    def _floats(self, cells: Sequence[Any], name: str, kind: str, settings: Mapping[str, Any] | None = None, *, required: bool = False) -> Array:
+    def _floats(
+        self, cells: Sequence[Any], name: str, kind: str, settings: Mapping[str, Any] | None = None, *, required: bool = False
+    ) -> Array:
         parse, found = _plugin(kind).parse, np.empty(len(cells))
         for i, cell in enumerate(cells):
             try:
@@ -218,8 +220,10 @@ class Whole:
 class Cut(Mapping[str, Any]):
     """A window as a raw cell: {column: cells} of the rows it is made of, and the whole series, so that nothing is parsed twice."""
 
-    def __init__(self, whole: Whole, origin: int) -> None:
-        self.whole, self.origin = whole, origin
+    def __init__(self, whole: Whole, origin: int | None = None) -> None:
+        """origin: None for the window after the last known value."""
+        self.whole, self.latest = whole, origin is None
+        self.origin = whole.end if origin is None else origin
 
     @cached_property
     def _cells(self) -> dict[str, Any]:
@@ -260,7 +264,7 @@ def _padded(array: Array, first: int, last: int) -> Array:
 def read(raw: Any, settings: Mapping[str, Any]) -> Window | None:
     """A raw cell (a Cut, or an object of columns as JSON holds it) → its window; None where it is missing."""
     if isinstance(raw, Cut):
-        return raw.whole.window(raw.origin)
+        return asked(raw.whole) if raw.latest else raw.whole.window(raw.origin)
     if schema.is_missing(raw):
         return None
     layout = Layout.of(settings)
@@ -273,7 +277,19 @@ def read(raw: Any, settings: Mapping[str, Any]) -> Window | None:
     if len({len(raw[name]) for name in wanted}) > 1:
         raise MainstemError("the lists of the series differ in length", do="Send one value a step in each, null where it is missing.")
     whole = Whole({name: raw[name] for name in wanted}, layout, _text(raw.get(layout.id)) if layout.id else "")
-    return whole.window(whole.end)
+    return asked(whole)
+
+
+def asked(whole: Whole) -> Window:
+    """The window that ends with the last known value. Raises MainstemError where covariates that the forecast needs are not there."""
+    window, layout = whole.window(whole.end), whole.layout
+    if layout.future and layout.horizon and np.isnan(window.future[-layout.horizon :]).all():
+        listed = ", ".join(f"'{channel.name}'" for channel in layout.future)
+        raise MainstemError(
+            f"{listed} {'is' if len(layout.future) == 1 else 'are'} not known for the {layout.horizon} steps to forecast",
+            do=f"Add rows for these steps, with {'them' if len(layout.future) > 1 else 'it'} and without '{layout.channels[0].name}'.",
+        )
+    return window
 
 
 def _text(cell: Value) -> str:
@@ -288,6 +304,11 @@ def wholes(rows: Rows, layout: Layout) -> list[Whole]:
         rows_of.setdefault(_text(cell), []).append(i)
     numbers = rows.numbers if len(rows.numbers) else range(1, len(rows) + 1)
     return [
-        Whole({name: [rows.columns[name][i] for i in held] for name in layout.columns if name != layout.id}, layout, name, [numbers[i] for i in held])
+        Whole(
+            {name: [rows.columns[name][i] for i in held] for name in layout.columns if name != layout.id},
+            layout,
+            name,
+            [numbers[i] for i in held],
+        )
         for name, held in rows_of.items()
     ]

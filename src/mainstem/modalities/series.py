@@ -60,15 +60,19 @@ def gather(rows: Rows, name: str, settings: Mapping[str, Any], targets: Sequence
     if missing:
         listed = ", ".join(f"'{column}'" for column in missing)
         noun = "the column" if len(missing) == 1 else "the columns"
-        raise MainstemError(f"{noun} {listed} {'is' if len(missing) == 1 else 'are'} missing", where=rows.where, do=f"It reads {', '.join(wanted)}.")
+        raise MainstemError(
+            f"{noun} {listed} {'is' if len(missing) == 1 else 'are'} missing", where=rows.where, do=f"It reads {', '.join(wanted)}."
+        )
     gaps = [i for i in range(len(rows)) if any(rows.columns[c][i] is ABSENT for c in wanted)]
     if gaps:
-        raise MainstemError("a row lacks one of the values of a series", where=rows.place(gaps[0]), do="Send null for a value that is missing.")
+        raise MainstemError(
+            "a row lacks one of the values of a series", where=rows.place(gaps[0]), do="Send null for a value that is missing."
+        )
     series = _window.wholes(rows, layout)
     if not layout.horizon:
         return labelled(rows, name, series, targets if answered else ())
     if not answered:
-        return cut(rows, name, [(whole, _ready(whole, rows).end) for whole in series], ())
+        return cut(rows, name, [(_ready(whole, rows), None) for whole in series], ())
     pairs = [(whole, origin) for whole in series for origin in origins(_ready(whole, rows), layout.horizon)]
     if not pairs:
         raise MainstemError(f"no series has the {layout.horizon} steps that are forecast and a season before them", where=rows.where)
@@ -97,11 +101,11 @@ def origins(whole: Whole, apart: int, first: int = 0, last: int | None = None) -
     return sorted(o for o in places if known[o - 1] and known[o : o + layout.horizon].any())
 
 
-def cut(rows: Rows, name: str, pairs: Sequence[tuple[Whole, int]], targets: Sequence[schema.Column]) -> Rows:
-    """One row for each (series, origin); `targets`: with the values that came, under the name of the first."""
+def cut(rows: Rows, name: str, pairs: Sequence[tuple[Whole, int | None]], targets: Sequence[schema.Column]) -> Rows:
+    """One row for each (series, origin; None: after the last known value); `targets`: with the values that came, as the first of them."""
     columns: dict[str, list[Any]] = {name: [Cut(whole, origin) for whole, origin in pairs]}
     if targets:
-        columns[targets[0].name] = [_came(whole, origin) for whole, origin in pairs]
+        columns[targets[0].name] = [_came(whole, origin) for whole, origin in pairs if origin is not None]
     layout = pairs[0][0].layout if pairs else Layout()
     if layout.id and layout.id not in columns:
         columns[layout.id] = [whole.name for whole, _ in pairs]
@@ -117,7 +121,7 @@ def _came(whole: Whole, origin: int) -> list[float | None]:
 
 def labelled(rows: Rows, name: str, series: Sequence[Whole], targets: Sequence[schema.Column]) -> Rows:
     """One row a series, with its label where `targets` name one. Raises MainstemError where a label changes within a series."""
-    cells = cut(rows, name, [(whole, _ready(whole, rows).end) for whole in series], ())
+    cells = cut(rows, name, [(_ready(whole, rows), None) for whole in series], ())
     columns = dict(cells.columns)
     place = {number: i for i, number in enumerate(rows.numbers if len(rows.numbers) else range(1, len(rows) + 1))}
     for target in targets:
@@ -240,9 +244,9 @@ class Series:
         return [row.tolist() for row in np.asarray(arrays["values"], np.float64)]
 
     def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
-        """A missing series, one of a single value, one with gaps, a constant one."""
+        """A series of a single value, one with gaps, a constant one."""
         layout = Layout.of(state.json["layout"])
-        return [None, *(_made(layout, values) for values in ([1.0], [1.0, None, 2.5, 2.0, None, 3.0], [4.0] * 4))]
+        return [_made(layout, values) for values in ([1.0], [1.0, None, 2.5, 2.0, None, 3.0], [4.0] * 4)]
 
     def render(self, value: Value, accept: str = "application/json") -> Json:
         """{"time": […], "values": [[…]]}, or null."""
@@ -287,13 +291,16 @@ def render_time(time: float, layout: Layout) -> Json:
 
 
 def _made(layout: Layout, values: Sequence[float | None]) -> dict[str, Any]:
-    """A made series as a raw cell."""
-    steps = layout.step.times(1_704_067_200.0 if layout.dated else 0.0, np.arange(len(values))).tolist()
+    """A made series as a raw cell, with its covariates over the steps ahead."""
+    ahead = layout.horizon if layout.future else 0
+    steps = layout.step.times(1_704_067_200.0 if layout.dated else 0.0, np.arange(len(values) + ahead)).tolist()
     cells: dict[str, Any] = {layout.id: "made"} if layout.id else {}
     cells |= {layout.time: [render_time(t, layout) for t in steps]} if layout.time else {}
-    for channel in (*layout.channels, *layout.future):
-        words = list(channel.values[:1]) * len(values)
-        cells[channel.name] = list(values) if channel.kind == "number" else words
+    for channel in layout.channels:
+        known = list(values) if channel.kind == "number" else [channel.values[0]] * len(values)
+        cells[channel.name] = known + [None] * ahead
+    for channel in layout.future:
+        cells[channel.name] = [1.0 if channel.kind == "number" else channel.values[0]] * (len(values) + ahead)
     return cells
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Forecasting(Task):
     target = "series"
     metrics = ("mase", "weighted_quantile_loss", "coverage")
     compared_by = ("weighted_quantile_loss", -1)
-    options = {"quantiles": []}  # levels to answer; none: those of the model
+    options: ClassVar[Mapping[str, Any]] = {"quantiles": []}  # levels to answer; none: those of the model
     tolerance = 1e-2  # of the width of the 80 % interval, or of the value where that is more
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:

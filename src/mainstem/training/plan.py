@@ -31,7 +31,8 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
         "warmup": 0.06, "clip": 1.0, "group_by_length": True,
     },
     "gru_series": {
-        "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 12, "patience": 3, "clip": 1.0,
+        "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 12, "patience": 3,
+        "clip": 1.0,
     },
     "fusion": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 6, "patience": 2},
     "scratch": {
@@ -229,7 +230,9 @@ def _for_series(task: str, given: Mapping[str, Sequence[str]], columns: Sequence
             continue
         family = registry.resolve(ref).family
         training = _training(family if family in TRAINING else "scratch") if network else Training()
-        made.append(Candidate(name=ref.replace("incontext_series", "incontext-series").removesuffix("_series"), inputs=(each,), training=training))
+        made.append(
+            Candidate(name=ref.replace("incontext_series", "incontext-series").removesuffix("_series"), inputs=(each,), training=training)
+        )
     return made
 
 

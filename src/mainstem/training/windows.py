@@ -50,7 +50,8 @@ def labelled(config: Config, main: Rows, others: Mapping[str, Rows]) -> tuple[Co
     layout = replace(layout, window=(known or layout).window or longest, season=1)
     targets = [Column(name, "category") for name in (*data.targets, *((data.group,) if data.group else ()))]
     gathered = [
-        labels(rows, column.name, [series.replaced(whole, layout) for whole in wholes(rows, layout)], targets) for rows in (main, *others.values())
+        labels(rows, column.name, [series.replaced(whole, layout) for whole in wholes(rows, layout)], targets)
+        for rows in (main, *others.values())
     ]
     notes.append(f"{len(made):,} series of up to {longest:,} steps, one row each")
     settings = ColumnSettings(name=column.name, kind="series", settings=layout.json())
@@ -71,19 +72,28 @@ def forecasts(config: Config, main: Rows, others: Mapping[str, Rows]) -> Any:
     if not data.horizon:
         raise MainstemError("how many steps are to be forecast?", do="Say so: --horizon N.")
     if len(data.targets) != 1:
-        raise MainstemError("a forecast has one target", where=main.where, do="Name it: --target COLUMN, and --series COLUMN where there are several series.")
+        raise MainstemError(
+            "a forecast has one target",
+            where=main.where,
+            do="Name it: --target COLUMN, and --series COLUMN where there are several series.",
+        )
     notes = [*main.notes]
     column, made = series.column(main, _asked(config, data.targets[0]), notes)
     layout = Layout.of(column.settings)
     known = next((c for c in data.columns if c.kind == "series"), None)
     given = Layout.of(known.settings) if known else layout
-    found = series.spans(made, layout.horizon, 0.0 if "valid" in others else config.split.valid, 0.0 if "test" in others else config.split.test)
+    found = series.spans(
+        made, layout.horizon, 0.0 if "valid" in others else config.split.valid, 0.0 if "test" in others else config.split.test
+    )
     layout = series.settled(replace(layout, season=given.season, window=given.window), made, found, notes)
     schema = Schema((Column(column.name, "series", layout.json()),), (Column(data.targets[0], "series", {"answer": True}),))
     made = [series.replaced(whole, layout) for whole in made]
     pairs = series.windows(made, layout, found, config.seed)
     _check(pairs, made, layout, others, main)
-    files, sizes = [cut(main, column.name, [p for part in pairs.values() for p in part], schema.targets)], {name: len(part) for name, part in pairs.items()}
+    files, sizes = (
+        [cut(main, column.name, [p for part in pairs.values() for p in part], schema.targets)],
+        {name: len(part) for name, part in pairs.items()},
+    )
     for name, rows in others.items():
         files.append(schema.gathered(rows, target=True))
         sizes[name] = len(files[-1])
