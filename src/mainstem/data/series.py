@@ -19,11 +19,12 @@ from mainstem.errors import MainstemError, suggest
 from mainstem.schema import Column, is_missing
 
 CELL = "history"  # the column that rows are gathered in
-MOST_WINDOWS = 6000  # to learn from
+MOST_WINDOWS = 4000  # to learn from
 MOST_VALUES = 10  # of a category that get a channel each
 LONGEST_WINDOW, SHORTEST_WINDOW = 1024, 8
 DENSE = 4  # windows of validation that begin within one horizon: what a forecast is calibrated by
 _NAMED = 5  # series that a note names
+_REPEATED = 0.3  # share of rows with the time of another: then a series was not told from the next
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,17 @@ def _dated(rows: Rows, layout: Any) -> Any:
         raise MainstemError(
             f"{len(gaps):,} rows have no time", where=rows.place(gaps[0], layout.time), do="Fill it in, or leave these rows out."
         )
-    date = registry.load("modalities", "date")
+    date, number = registry.load("modalities", "date"), registry.load("modalities", "number")
     distinct = [*dict.fromkeys(cell for cell in cells)]
     if all(map(date.looks_like, distinct)):
         return replace(layout, dated=True, time_settings=date.settings_for(distinct))
-    number = registry.load("modalities", "number")
-    wrong = next((i for i, cell in enumerate(cells) if not number.looks_like(cell)), None)
-    if wrong is None:
+    if all(map(number.looks_like, distinct)):
         whole = [int(float(cell)) for cell in distinct[:1000] if float(cell) == int(float(cell))]
         if len(whole) == min(len(distinct), 1000) and all(19_000_101 <= value <= 21_001_231 for value in whole):  # 20240131
             return replace(layout, dated=True)
         return layout
+    like = max((date.looks_like, number.looks_like), key=lambda looks: sum(map(looks, cells)))
+    wrong = next(i for i, cell in enumerate(cells) if not like(cell))
     raise MainstemError(
         f"expected a date or a number, found {str(cells[wrong])[:40]!r}",
         where=rows.place(wrong, layout.time),
@@ -175,7 +176,7 @@ def _steps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -> di
     except MainstemError as error:
         raise MainstemError(error.what, where=rows.where, do=error.do) from None
     repeated = sum(len(t) - len(np.unique(t)) for t in times)
-    if repeated > 0.5 * len(rows) and len(rows) > 2:
+    if repeated > _REPEATED * len(rows):
         what = f"the same times occur again and again: {repeated:,} of {len(rows):,} rows"
         raise MainstemError(what, where=rows.where, do="Name the column that tells the series apart: --series COLUMN.")
     ordered = [np.unique(t) for t in times]
@@ -205,9 +206,9 @@ def _tell_gaps(rows: Rows, made: Sequence[Any], layout: Any, notes: list[str]) -
             if count > 0:
                 found[whole.name] = count
     for found, what in (
-        (gaps, "steps have no row and count as missing"),
-        (empty, "values are missing"),
-        (repeated, "rows share a step with another and are averaged"),
+        (gaps, "steps without a row count as missing"),
+        (empty, "steps without a value"),
+        (repeated, "rows of a step that has others are averaged with them"),
     ):
         if found:
             notes.append(f"{sum(found.values()):,} {what}{_which(found, made)}")

@@ -155,7 +155,7 @@ def units(values: Array) -> tuple[Array, Array]:
     held = np.where(known, values / size[:, None], 0.0)
     center = held.sum(axis=1) / np.maximum(count, 1)
     scale = np.sqrt((np.where(known, held - center[:, None], 0.0) ** 2).sum(axis=1) / np.maximum(count, 1))
-    scale = np.where(scale > 1e-9, scale, 1.0)
+    scale = np.where(scale > 1e-12, scale, 1.0)
     with np.errstate(over="ignore"):
         center, scale = _single(center * size), _single(scale * size)
     return center, np.where(count > 0, scale, np.nan)
