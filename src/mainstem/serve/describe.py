@@ -17,6 +17,7 @@ _CELLS: dict[str, Json] = {
     "date": {"type": ["string", "null"], "description": "a date or a time, best ISO 8601"},
     "text": {"type": ["string", "null"]},
     "image": {"type": ["string", "null"], "contentEncoding": "base64"},
+    "series": {"type": ["object", "null"], "description": "a series as an object of lists, one value a step, by column"},
 }
 _EXAMPLES: dict[str, Json] = {"number": 1.5, "category": "a", "date": "2026-01-31", "text": "some text", "image": "iVBORw0KGgo…"}
 _ERROR = {"description": "what is wrong", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
