@@ -292,7 +292,7 @@ class Modality(Protocol):
     for answers that are read beside the inputs of their row.
 
     A module whose values are spread over many rows of the data also has `gather(rows, name, settings, targets, answered=…) -> Rows`, which
-    makes one row of them, and `names(settings)`, the columns that it reads.
+    makes one row of them, and `parts(settings)`, (name, kind) of each column that it reads.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Value:

@@ -63,10 +63,15 @@ class Schema:
         return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
 
     @property
+    def long(self) -> tuple[Column, ...]:
+        """The columns as rows of the data have them: for a value that is spread over many rows, those it is gathered from."""
+        held = ([Column(*each) for each in c.module.parts(c.settings)] if hasattr(c.module, "gather") else [c] for c in self.columns)
+        return tuple(column for columns in held for column in columns)
+
+    @property
     def names(self) -> list[str]:
-        """The columns that a row of the data may have: for a value that is spread over many rows, also those it is gathered from."""
-        spread = [name for c in self.columns if hasattr(c.module, "gather") for name in c.module.names(c.settings)]
-        return [*dict.fromkeys([*(c.name for c in self.columns), *spread])]
+        """The columns that a row may have, as it is or gathered."""
+        return [*dict.fromkeys(column.name for column in (*self.columns, *self.long))]
 
     def gathered(self, rows: Rows, *, target: bool = False) -> Rows:
         """One row an example, where a column's value is spread over many rows (a series); else the rows as they are."""

@@ -77,7 +77,7 @@ def test_rows_for_the_steps_ahead_are_asked_for(run):
 
 def test_evaluation_goes_back_over_rolling_origins(run):
     report = run.model.evaluate(sales(months=60), group="store")
-    assert report["rows"] == 2 * 7  # from a year and a step on, six months apart
+    assert report["rows"] == 2 * 8  # from a year on, six months apart
     assert report["baseline"]["mase"]["value"] > report["metrics"]["mase"]["value"]
 
 
@@ -113,14 +113,17 @@ def test_it_is_served_in_both_forms(run):
         refused = client.post("/predict/sales", json={"rows": ahead(sales()), "options": {"quantiles": [0.99]}})
         assert refused.status_code == 422
         assert "quantiles from 0.1 to 0.9" in refused.json()["error"]
-        assert "history" in client.get("/docs").text
+        page, described = client.get("/docs").text, client.get("/openapi.json").json()["components"]["schemas"]
+        assert "<td>price</td><td>number</td>" in page
+        assert described["sales.row"]["required"] == ["store", "date", "value", "price"]
+        assert described["sales.prediction"]["properties"]["prediction"]["type"] == "array"
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({}, "how many steps are to be forecast?"),
-        ({"horizon": 40}, "the series are too short"),
+        ({"horizon": 60}, "the series are too short"),
         ({"horizon": 6, "series": "shop"}, "there is no column 'shop'"),
         ({"horizon": 6, "backbone": "mlp"}, "the backbone 'mlp' reads table"),
         ({"horizon": 6, "task_settings__quantiles": [0.5, 1.5]}, "'quantiles' is a list of numbers between 0 and 1"),

@@ -43,7 +43,7 @@ def held_out(times: Array | None, n: int, horizon: int) -> tuple[Array, Array]:
     moments = np.unique(times)
     first = moments[min(int(len(moments) * (1 - HELD)), len(moments) - 1)]
     reach = moments[max(0, int(np.searchsorted(moments, first)) - horizon)]
-    return np.flatnonzero(times <= reach), np.flatnonzero(times >= first)
+    return np.flatnonzero((times <= reach) & (times < first)), np.flatnonzero(times >= first)
 
 
 def offsets(residuals: Array, known: Array, levels: Sequence[float], fallback: Array) -> Array:

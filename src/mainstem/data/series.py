@@ -22,6 +22,7 @@ CELL = "history"  # the column that rows are gathered in
 MOST_WINDOWS = 4000  # to learn from
 MOST_VALUES = 10  # of a category that get a channel each
 LONGEST_WINDOW, SHORTEST_WINDOW = 1024, 8
+SHORTEST = 4  # steps of history that something may be learned from
 DENSE = 4  # windows of validation that begin within one horizon: what a forecast is calibrated by
 _NAMED = 5  # series that a note names
 _REPEATED = 0.3  # share of rows with the time of another: then a series was not told from the next
@@ -234,15 +235,17 @@ class Spans:
 
 
 def spans(made: Sequence[Any], horizon: int, valid: float, test: float) -> Spans:
-    """Each share above 0 in whole horizons, one at least; a series too short for that gives none."""
+    """Each share above 0 in whole horizons, one at least; a series too short for that gives none. Where all are, there is no test."""
     ends = np.array([whole.end for whole in made])
 
     def part(share: float) -> NDArray[np.int64]:
         return np.where(share > 0, np.maximum(1, np.round(share * ends / horizon)) * horizon, 0).astype(np.int64)
 
     tested, watched = part(test), part(valid)
-    least = SHORTEST_WINDOW // 2 + horizon
+    least = SHORTEST + horizon
     short = ends - tested - watched < least
+    if short.all() and test > 0:
+        return spans(made, horizon, valid, 0.0)
     tested, watched = np.where(short, 0, tested), np.where(short, 0, watched)
     return Spans(ends - tested - watched, ends - tested)
 

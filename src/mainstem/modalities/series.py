@@ -39,9 +39,12 @@ class Outcome:
 # --- long format ------------------------------------------------------------------------------------------------------
 
 
-def names(settings: Mapping[str, Any]) -> list[str]:
-    """The columns of the data in long format that make a column of this kind."""
-    return Layout.of(settings).columns
+def parts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, kind) of the columns of the data in long format that make a column of this kind."""
+    layout = Layout.of(settings)
+    kinds = {layout.id: "category", layout.time: "date" if layout.dated else "number"}
+    kinds |= {channel.name: channel.kind for channel in (*layout.channels, *layout.future)}
+    return [(name, kinds[name]) for name in layout.columns]
 
 
 def gather(rows: Rows, name: str, settings: Mapping[str, Any], targets: Sequence[schema.Column], *, answered: bool) -> Rows:
@@ -91,12 +94,12 @@ def _ready(whole: Whole, rows: Rows) -> Whole:
 def origins(whole: Whole, apart: int, first: int = 0, last: int | None = None) -> list[int]:
     """Steps at which a forecast may begin, `apart` steps from each other, in order.
 
-    At each of them a value is known just before, and some value within the horizon; a season lies before, and a step. They
-    go back from `last` (the last known step), and not before step `first`.
+    At each of them a value is known just before, and some value within the horizon; a season lies before. They go back from
+    `last` (the last known step), and not before step `first`.
     """
     layout, known = whole.layout, ~np.isnan(whole.grid.values[:, 0])
     end = whole.end if last is None else min(last, whole.end)
-    least = max(first, min(layout.season + 1, layout.window))
+    least = max(first, min(layout.season, layout.window), 1)
     places = range(end - layout.horizon, least - 1, -apart)
     return sorted(o for o in places if known[o - 1] and known[o : o + layout.horizon].any())
 

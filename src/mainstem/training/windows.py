@@ -108,7 +108,8 @@ def forecasts(config: Config, main: Rows, others: Mapping[str, Rows]) -> Any:
     windows = table.columns[column.name]
     names = np.array([w.name for w in windows])
     plugin: Task = registry.load("tasks", FORECAST).plugin(config.task_settings)
-    notes.append(f"a window is {layout.window} steps of history and {layout.horizon} to forecast; the test part is the last of each series")
+    last = "the test part is the last of each series" if len(parts["test"]) else "the series are too short for a test part"
+    notes.append(f"a window is {layout.window} steps of history and {layout.horizon} to forecast; {last}")
     return Prepared(
         plugin,
         FORECAST,
@@ -138,8 +139,8 @@ def _check(pairs: Mapping[str, Sequence[Any]], made: Sequence[Any], layout: Layo
     if needed:
         longest = max((whole.end for whole in made), default=0)
         raise MainstemError(
-            f"the series are too short: the longest has {longest:,} steps, and {layout.horizon} are to be forecast in each of the parts "
-            "train, valid and test, after a season of history",
+            f"the series are too short: the longest has {longest:,} steps, and {layout.horizon} are to be forecast to learn from and to "
+            "validate by, after a season of history",
             where=main.where,
             do="Give longer series, or a smaller --horizon.",
         )
