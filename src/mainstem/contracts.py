@@ -388,7 +388,8 @@ class Metric(Protocol):
 class Task:
     """What comes out. Three methods (`head`, `loss`, `decode`) make a single-pass task; the rest are defaults made of them.
 
-    A task is built from its settings and holds nothing else; what it learns without gradients is its State.
+    A task is built from its settings and holds nothing else; what it learns without gradients is its State. A task whose
+    prediction is more than one row of a table (a forecast of several steps) also has `lines(rendered) -> rows`.
     """
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
@@ -491,10 +492,6 @@ class Task:
                 features.update({f"{name}.{key}": value for key, value in answer.items()})
         output = yield Call("head", features)
         return self.decode(output, batch, state)
-
-    def lines(self, rendered: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """A rendered prediction as rows of a table. Default: one, as it is."""
-        return [dict(rendered)]
 
     def differ(self, a: Prediction, b: Prediction) -> float:
         """How far two predictions lie apart, for the seal: 0 is equal, above `tolerance` is refused.

@@ -51,6 +51,7 @@ NETWORKS = {
     "rnn": ("rnn", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
     "lstm": ("lstm", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8, "layers": 2}),
     "gru": ("gru", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
+    "cnn_series": ("cnn_series", HISTORIES, {"width": 8}),
     "gru_series": ("gru_series", HISTORIES, {"width": 8, "length": 12}),
     "bert": ("bert-tiny", TEXTS, SMALL_TEXT),
     "cnn": ("cnn", PICTURES, {"size": 16, "width": 8}),
@@ -61,6 +62,7 @@ NETWORKS = {
 }
 FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family from scratch has saved
 PREDICTORS = ("linear", "trees", "blend")
+LABELLERS = ("kernels_series", "statistics_series")
 FORECASTERS = ("naive_series", "linear_series", "trees_series")
 CELLS = {
     "number": (["1,200", "", "3.5", "－２"], {}),
@@ -76,7 +78,7 @@ ANSWERS["text"] = (CELLS["text"][0], {"form": "tokens", "train": {"vocab_size": 
 
 
 def test_no_plug_in_is_left_out():
-    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS}
+    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
     assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == set(TASKS)
@@ -84,7 +86,7 @@ def test_no_plug_in_is_left_out():
 
 
 def test_describing_imports_no_torch():
-    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS, *FORECASTERS])
+    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS, *FORECASTERS, *LABELLERS])
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,11 @@ def test_predictor(name):
 def test_forecaster(name):
     answers = {"values": RNG.normal(size=(24, 4)), "known": np.ones((24, 4))}
     check_predictor(name, HISTORIES, KINDS, {"forecasting": answers}, {"quantiles": [0.1, 0.5, 0.9]})
+
+
+@pytest.mark.parametrize("name", LABELLERS)
+def test_labeller(name):
+    check_predictor(name, HISTORIES, KINDS, {"classification": {"index": np.arange(24) % 3}})
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -51,7 +51,7 @@ def command(
         if on_error is OnError.fail:
             raise MainstemError(f"{counted} cannot be predicted. {listed}", do="With --on-error skip they are left out.")
         note(f"{counted} left out. {listed}")
-    lines = loaded.pipeline.task.lines
+    lines = getattr(loaded.pipeline.task, "lines", lambda answer: [answer])
     content = write([flat(line) for answer in answers if "error" not in answer for line in lines(answer)])
     if out:
         from mainstem import files

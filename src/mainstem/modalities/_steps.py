@@ -79,6 +79,8 @@ class Step:
             count, noun = self.count / 12, "year"
         elif (self.unit, self.count) == ("month", 3.0):
             count, noun = 1.0, "quarter"
+        elif self.unit == "number":
+            return f"of {self.count:g}"
         else:
             count, noun = self.count, self.unit
         return f"every {noun}" if count == 1 else f"every {count:g} {noun}s"

@@ -16,7 +16,7 @@ import numpy as np
 from mainstem import schema
 from mainstem.contracts import ABSENT, Array, Arrays, Json, Meta, Rows, State, Value
 from mainstem.errors import MainstemError
-from mainstem.modalities import _lags, _steps, _window, date, number
+from mainstem.modalities import _lags, _statistics, _steps, _window, date, number
 from mainstem.modalities._steps import Step as Step
 from mainstem.modalities._window import Channel as Channel
 from mainstem.modalities._window import Cut, Layout, Whole, Window
@@ -178,7 +178,8 @@ class Series:
     """The modality of series. Settings are those of a Layout, and for encoding:
 
     length: only the last steps of the history. fill: "season" puts the seasonal naive's values where some are missing, else they
-    are NaN. calendar: "" none, "horizon", "all". steps: features of each step ahead for trees (_lags.py).
+    are NaN. calendar: "" none, "horizon", "all". steps: features of each step ahead for trees (_lags.py). statistics: numbers that
+    describe a window (_statistics.py). scaling: "window" (default), or "data": one center and scale a channel for all windows.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Window | Array | None:
@@ -208,7 +209,7 @@ class Series:
         future = np.concatenate([np.zeros((0, width)), *(v.future[-max(1, layout.horizon) :] for v in values if v is not None)])
         spreads = [number.spread(column[~np.isnan(column)], "standard") for column in future.T]
         about = {"layout": layout.json(), "window": layout.window, "channels": layout.names, "futures": layout.future_names}
-        about |= {"phases": list(_steps.phases(layout.step))}
+        about |= {"phases": list(_steps.phases(layout.step)), **_scales(values, settings, len(layout.names))}
         return State({**fitted, **about, "center": [c for c, _ in spreads], "scale": [s for _, s in spreads]})
 
     def encode(
@@ -224,6 +225,8 @@ class Series:
         windows = [_empty(layout) if value is None else value for value in values]
         raw = np.stack([window.values for window in windows])
         center, scale = units(raw)
+        if settings.get("scaling") == "data":
+            center, scale = np.broadcast_to(state.json["centers"], center.shape), np.where(np.isnan(scale), np.nan, state.json["scales"])
         scaled = (raw - center[:, None]) / np.where(np.isnan(scale), 1.0, scale)[:, None]
         length = min(layout.window, int(settings.get("length") or layout.window))
         filled = _lags.filled(scaled, layout.season)
@@ -232,6 +235,8 @@ class Series:
         arrays["units"] = np.column_stack([center[:, 0], scale[:, 0]])
         if layout.horizon:
             arrays |= _lags.naive(scaled[:, :, 0], layout.season, layout.horizon)
+        if settings.get("statistics"):
+            arrays["statistics"] = _statistics.of(scaled)
         reach = layout.horizon + (length if settings.get("calendar") == "all" else 0)
         calendar = np.stack([_steps.calendar(w.times(layout.horizon - reach, reach), layout.step) for w in windows])
         future = _future(windows, reach, state)
@@ -258,6 +263,15 @@ class Series:
         plain = [[None if cell != cell else cell for cell in row] for row in value.values.tolist()]
         times = value.times(-len(plain), len(plain))
         return {"time": [render_time(t, value.layout) for t in times.tolist()], "values": plain}
+
+
+def _scales(values: Sequence[Window | None], settings: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Center and scale of each channel over all windows, where they are to be scaled so."""
+    if settings.get("scaling") != "data":
+        return {}
+    held = np.concatenate([np.zeros((0, channels)), *(v.values for v in values if v is not None)])
+    found = [number.spread(column[~np.isnan(column)], "standard") for column in held.T]
+    return {"centers": [c for c, _ in found], "scales": [s for _, s in found]}
 
 
 def _empty(layout: Layout) -> Window:

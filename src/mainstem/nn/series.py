@@ -59,3 +59,21 @@ def quantile_loss(quantiles_BHQ: Tensor, truth_BH: Tensor, known_BH: Tensor, lev
     error = truth_BH.unsqueeze(2) - quantiles_BHQ
     loss_BH = 2 * torch.maximum(level_Q * error, (level_Q - 1) * error).mean(2)
     return (loss_BH * known_BH).sum() / known_BH.sum().clamp(min=1)
+
+
+class Convolutions(nn.Module):
+    """Three convolutions over the steps, each normed, and the mean and maximum over all steps."""
+
+    def __init__(self, channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        sizes = ((2 * channels, width, 7), (width, width, 5), (width, width, 3))
+        blocks = [
+            nn.Sequential(nn.Conv1d(before, after, kernel, padding=kernel // 2), nn.BatchNorm1d(after), nn.ReLU())
+            for before, after, kernel in sizes
+        ]
+        self.blocks, self.dropout = nn.Sequential(*blocks), nn.Dropout(dropout)
+
+    def forward(self, values_BLC: Tensor, known_BLC: Tensor) -> Tensor:
+        """[B, 2·W]."""
+        x_BWL = self.blocks(torch.cat([values_BLC, known_BLC], 2).transpose(1, 2))
+        return self.dropout(torch.cat([x_BWL.mean(2), x_BWL.amax(2)], 1))

@@ -34,6 +34,10 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
         "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 12, "patience": 3,
         "clip": 1.0,
     },
+    "cnn_series": {
+        "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 32, "epochs": 60, "patience": 15,
+        "clip": 1.0,
+    },
     "fusion": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 6, "patience": 2},
     "scratch": {
         "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 30, "patience": 6,
@@ -43,7 +47,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: its strength is few rows, its cost grows with them
 # What is compared on series by task, the simplest first, as far as it is there: families NAME_series.
-SERIES = {"forecasting": ("naive", "incontext", "linear", "trees", "gru")}
+SERIES = {"forecasting": ("naive", "incontext", "linear", "trees", "gru"), "classification": ("statistics", "kernels", "cnn")}
 PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 
