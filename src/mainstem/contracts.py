@@ -394,6 +394,7 @@ class Task:
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
+    judged_by: ClassVar[str | None] = None  # where nothing is learned from an answer: the modality of labels that may judge it
     # For the default plan, by input name (a role, "table", "text", …) or modality: the backbone that reads it ("" none: its
     # arrays go to the task as they are), and the settings of its encoder (those of the answers under "target").
     backbones: ClassVar[Mapping[str, str]] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from mainstem import registry
 from mainstem.contracts import Array, Prediction, Value
 from mainstem.errors import MainstemError, suggest
-from mainstem.evaluation import calibration, forecasts
+from mainstem.evaluation import alarms, calibration, forecasts
 
 Figures = dict[str, Array]  # name → [b], or by class [b, classes]; NaN where it is undefined
 
@@ -53,9 +53,12 @@ class Family(Protocol):
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:
-    """Arrays of a kind of answer: "category", "labels", "number" or "series". Classes beyond `labels` that occur get score 0."""
+    """Arrays of a kind of answer: "category", "labels", "number", "series" or "anomaly". Classes beyond `labels` that occur get score 0."""
     if kind == "series":
         return Answers(np.zeros(len(targets)), np.zeros(len(targets)), forecasts.statistics(predictions, targets))
+    if kind == "anomaly":
+        ordinary = registry.load("tasks", "anomaly").plugin().ordinary(targets)
+        return Answers(np.zeros(len(targets)), np.zeros(len(targets)), alarms.statistics(predictions, ordinary))
     if kind == "number":
         values = np.array([p.value for p in predictions], np.float64)
         return Answers(np.array(targets, np.float64).reshape(-1), values.reshape(-1))
@@ -282,6 +285,7 @@ FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "labels": (LabelSets(), Ranks()),
     "number": (Errors(),),
     "series": (forecasts.Forecasts(),),
+    "anomaly": (alarms.Order(Ranks()), alarms.Alarms()),
 }
 
 # --- by name ----------------------------------------------------------------------------------------------------------
@@ -315,7 +319,8 @@ class Figure:
 def kind_of(task: str) -> tuple[str, tuple[str, ...]]:
     """What kind of answer a task gives ("" where there are no figures for it), and the names of its metrics."""
     plugin = registry.load("tasks", task).plugin
-    return (plugin.target, plugin.metrics) if plugin.target in FAMILIES else ("", ())
+    kind = plugin.target or registry.ALIASES.get(task, task)
+    return (kind, plugin.metrics) if kind in FAMILIES else ("", ())
 
 
 def metrics(task: str, labels: Sequence[str] = ()) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mainstem.contracts import Array, Json, Prediction, Value
 from mainstem.errors import MainstemError
-from mainstem.evaluation import baseline, forecasts, intervals, metrics
+from mainstem.evaluation import alarms, baseline, forecasts, intervals, metrics
 
 BY_CLASS = ("precision", "recall", "f1")
 # Which constant suits which figure of numbers best.
@@ -37,6 +37,7 @@ def evaluate(
     figure includes. groups: what rows are resampled by. train_targets: what the baseline is fitted on, else on `targets`.
     """
     kind, names = metrics.kind_of(task_name)
+    kind = kind if len(targets) else ""  # labels of anomalies may be there or not
     good = [i for i, p in enumerate(predictions) if not isinstance(p, MainstemError)]
     answered, targets = _answered(predictions), [targets[i] for i in good if kind]
     report: dict[str, Json] = {"task": task_name, "rows": len(good), "metrics": {}, "baseline": {}}
@@ -62,7 +63,7 @@ def point_metrics(
 ) -> dict[str, float | None]:
     """The metrics of a task by name without intervals, None where undefined; rows answered by an error are left out."""
     kind, names = metrics.kind_of(task_name)
-    if not kind:
+    if not kind or not len(targets):
         return dict.fromkeys(names)
     kept = [t for p, t in zip(predictions, targets, strict=True) if not isinstance(p, MainstemError)]
     values = _points(kind, _answered(predictions), kept, labels) if kept else {}
@@ -85,6 +86,8 @@ def _baseline(kind: str, targets: Sequence[Value], fitted_on: Sequence[Value], l
     def points(middle: str) -> dict[str, float | None]:
         if kind == "series":
             return _points(kind, [forecasts.seasonal_naive(target) for target in targets], targets, labels)
+        if kind == "anomaly":
+            return _points(kind, alarms.constant(targets), targets, labels)
         answer = baseline.constant(kind, fitted_on, labels, middle=middle)
         return _points(kind, [answer] * len(targets), targets, labels)
 

@@ -43,7 +43,8 @@ class Layout:
     id: the column that tells series apart, "" where all rows are one. time: "" where rows stand in order; `dated`: its cells are
     dates, not numbers. channels: the columns of the history, first the one that is forecast. future: covariates known in
     advance. snapped: times lie between steps, and each goes to the nearest whole multiple of the step, whatever series or part of
-    one it is in. window, horizon: steps of history, and steps ahead (0: nothing is forecast).
+    one it is in. window, horizon: steps of history, and steps ahead (0: nothing is forecast). every: each step is
+    judged by a window of its own.
     """
 
     id: str = ""
@@ -57,6 +58,7 @@ class Layout:
     season: int = 1
     window: int = 1
     horizon: int = 0
+    every: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Layout:

@@ -16,13 +16,14 @@ import numpy as np
 from mainstem import schema
 from mainstem.contracts import ABSENT, Array, Arrays, Json, Meta, Rows, State, Value
 from mainstem.errors import MainstemError
-from mainstem.modalities import _lags, _statistics, _steps, _window, date, number
+from mainstem.modalities import _lags, _recent, _statistics, _steps, _window, date, number
 from mainstem.modalities._steps import Step as Step
 from mainstem.modalities._window import Channel as Channel
 from mainstem.modalities._window import Cut, Layout, Whole, Window
 
 infer_step, off_time, find_season = _steps.infer, _steps.off_time, _steps.season
 wholes = _window.wholes
+LEAST_HISTORY = 8  # steps before a step is judged
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -72,6 +73,8 @@ def gather(rows: Rows, name: str, settings: Mapping[str, Any], targets: Sequence
             "a row lacks one of the values of a series", where=rows.place(gaps[0]), do="Send null for a value that is missing."
         )
     series = _window.wholes(rows, layout)
+    if layout.every:
+        return every(rows, name, series, targets if answered else ())
     if not layout.horizon:
         return labelled(rows, name, series, targets if answered else ())
     if not answered:
@@ -142,6 +145,32 @@ def labelled(rows: Rows, name: str, series: Sequence[Whole], targets: Sequence[s
     return Rows(columns, rows.where, cells.numbers, rows.base, rows.notes)
 
 
+def every(rows: Rows, name: str, series: Sequence[Whole], targets: Sequence[schema.Column], most: int = 0, seed: int = 0) -> Rows:
+    """One row for each step with a value: the window that ends with it, with the label of its row where `targets` name one.
+
+    most: a random part where there are more steps.
+    """
+    pairs = [(whole, origin) for whole in series for origin in judged(_ready(whole, rows))]
+    if most and len(pairs) > most:
+        pairs = [pairs[i] for i in np.sort(np.random.default_rng(seed).choice(len(pairs), most, replace=False))]
+    columns = dict(cut(rows, name, pairs, ()).columns)
+    place = {number: i for i, number in enumerate(rows.numbers if len(rows.numbers) else range(1, len(rows) + 1))}
+    found: dict[str, list[list[Any]]] = {target.name: [] for target in targets}
+    numbers = []
+    at = {whole.name: {int(s): n for s, n in zip(whole.grid.positions, whole.numbers, strict=True)} for whole in series}
+    for whole, origin in pairs:
+        numbers.append(int(at[whole.name][origin - 1]))
+        for target in targets:
+            found[target.name].append(rows.columns[target.name][place[numbers[-1]]])
+    return Rows({**columns, **found}, rows.where, numbers, rows.base, rows.notes)
+
+
+def judged(whole: Whole) -> list[int]:
+    """Origins just after each step that has a value and a little history."""
+    known = ~np.isnan(whole.grid.values[:, 0])
+    return [int(step) + 1 for step in np.flatnonzero(known) if step + 1 >= min(whole.layout.window, LEAST_HISTORY)]
+
+
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +208,8 @@ class Series:
 
     length: only the last steps of the history. fill: "season" puts the seasonal naive's values where some are missing, else they
     are NaN. calendar: "" none, "horizon", "all". steps: features of each step ahead for trees (_lags.py). statistics: numbers that
-    describe a window (_statistics.py). scaling: "window" (default), or "data": one center and scale a channel for all windows.
+    describe a window (_statistics.py). recent: how its last step departs from what came before (_recent.py). scaling: "window"
+    (default), or "data": one center and scale a channel for all windows.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Window | Array | None:
@@ -235,6 +265,8 @@ class Series:
         arrays["units"] = np.column_stack([center[:, 0], scale[:, 0]])
         if layout.horizon:
             arrays |= _lags.naive(scaled[:, :, 0], layout.season, layout.horizon)
+        if settings.get("recent"):
+            arrays["recent"] = _recent.of(scaled, layout.season)
         if settings.get("statistics"):
             arrays["statistics"] = _statistics.of(scaled)
         reach = layout.horizon + (length if settings.get("calendar") == "all" else 0)
@@ -245,7 +277,8 @@ class Series:
         if settings.get("steps"):
             ahead = np.concatenate([calendar, future], axis=2)[:, reach - layout.horizon :]
             arrays["steps"] = _lags.steps(filled, arrays["naive"], arrays["spread"], layout.season, ahead)
-        return arrays, {"name": [w.name for w in windows], "time": [_times(w) for w in windows]}
+        last = [render_time(float(w.times(-1, 1)[0]), layout) for w in windows]
+        return arrays, {"name": [w.name for w in windows], "time": [_times(w) for w in windows], "last": last}
 
     def decode(self, arrays: Arrays, meta: Meta, settings: Mapping[str, Any], state: State) -> list[Value]:
         """{"values": [n, H]} → lists in the units of the window."""

@@ -136,7 +136,7 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
     artifact = _artifact(problem, inputs, candidate)
     pipeline = Pipeline(artifact)
     batch = pipeline.task.encode(pipeline.task.examples(train), pipeline.processors)
-    kinds = {
+    kinds: dict[str, Any] = {
         "task": problem.name,
         "outputs": len(problem.target.json.get("labels", [0])),
         "categories": [len(c["values"]) + 2 for c in table.state.json.get("categories", [])],

@@ -47,7 +47,11 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: its strength is few rows, its cost grows with them
 # What is compared on series by task, the simplest first, as far as it is there: families NAME_series.
-SERIES = {"forecasting": ("naive", "incontext", "linear", "trees", "gru"), "classification": ("statistics", "kernels", "cnn")}
+SERIES = {
+    "forecasting": ("naive", "incontext", "linear", "trees", "gru"),
+    "classification": ("statistics", "kernels", "cnn"),
+    "anomaly": ("neighbours",),
+}
 PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 

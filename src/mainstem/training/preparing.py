@@ -82,7 +82,8 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         if windows.is_forecast(config):
             made: Prepared = windows.forecasts(config, main, others)
             return made
-        config, main, others = windows.labelled(config, main, others)
+        gathered = windows.watched if windows.is_watched(config) else windows.labelled
+        config, main, others = gathered(config, main, others)
         data = config.data
     steering = [name for name in (data.group, data.time) if name]
     _check_steering(main, steering)
@@ -106,6 +107,8 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     times = _times(files, source_of, data.time) if data.time else None
     together = leaks.keep_together(table, schema)
     parts = _split(config, task, table, own, given, groups, times, together)
+    if (ordinary := getattr(task, "ordinary", None)) and table.target is not None:
+        parts = _ordinary(parts, ordinary(table.target))
     if len(parts["train"]) == 0:
         raise MainstemError(
             "no rows are left to train on", where=main.where, do="Give more rows, or smaller parts with --set split.test=0.1."
@@ -199,6 +202,13 @@ def _times(files: Sequence[Rows], places: Array, name: str) -> Array:
             )
         result.append(float(value))
     return np.array(result)
+
+
+def _ordinary(parts: Mapping[str, Array], ordinary: Array) -> dict[str, Array]:
+    """The parts with rows that are not to be learned from moved to the test part."""
+    unusual = np.flatnonzero(~ordinary)
+    kept = {name: rows[ordinary[rows]] for name, rows in parts.items() if name != "test"}
+    return {**kept, "test": np.union1d(parts["test"], unusual)}
 
 
 def _split(

@@ -14,18 +14,25 @@ from mainstem.contracts import Array, Rows, Table, Task
 from mainstem.data import series
 from mainstem.data.series import Asked
 from mainstem.errors import MainstemError
-from mainstem.modalities.series import Layout, cut, wholes
+from mainstem.modalities.series import Layout, cut, every, find_season, wholes
 from mainstem.modalities.series import labelled as labels
 from mainstem.schema import Column, Schema
 
 FORECAST = "forecasting"
-EMPTY = np.zeros(0, np.int64)
+ANOMALY = "anomaly"
+MOST_WATCHED = 700  # steps of a window that judges its last one
+_PLACE = "place in its series"
+
+
+def is_watched(config: Config) -> bool:
+    """Whether every step of the series is to be judged."""
+    return registry.ALIASES.get(config.task, config.task) == ANOMALY
 
 
 def wanted(config: Config) -> bool:
     """Whether the data are series: rows in long format."""
     task = registry.ALIASES.get(config.task, config.task)
-    return bool(config.data.series or config.data.horizon or task == FORECAST)
+    return bool(config.data.series or config.data.horizon or task == FORECAST or (task == ANOMALY and config.data.time))
 
 
 def is_forecast(config: Config) -> bool:
@@ -34,6 +41,35 @@ def is_forecast(config: Config) -> bool:
     if config.data.horizon and task not in ("", FORECAST):
         raise MainstemError(f"--horizon says how far to forecast, and the task is {task}", do="Leave out one of the two.")
     return bool(config.data.horizon) or task == FORECAST
+
+
+# --- every step -------------------------------------------------------------------------------------------------------
+
+
+def watched(config: Config, main: Rows, others: Mapping[str, Rows]) -> tuple[Config, Rows, dict[str, Rows]]:
+    """The rows with a window for each step, as `labelled`; the last steps of each series are validation and test."""
+    data, notes = config.data, [*main.notes]
+    asked = replace(_asked(config, ""), exclude=data.targets)
+    column, made = series.column(main, asked, notes)
+    layout = Layout.of(column.settings)
+    known = next((Layout.of(c.settings) for c in data.columns if c.kind == "series"), layout)
+    values = [whole.grid.values[:, 0] for whole in made]
+    season = known.season or find_season(layout.step, [v[: len(v) // 2] for v in values], 1)
+    window = known.window or int(np.clip(2 * season + 16, 96, MOST_WATCHED))
+    layout = replace(layout, season=season, window=window, every=True)
+    targets = [Column(name, "category") for name in data.targets]
+    gathered = {}
+    for name, rows in {"": main, **others}.items():
+        whole = [series.replaced(each, layout) for each in wholes(rows, layout)]
+        made_rows = every(rows, column.name, whole, targets, series.MOST_WINDOWS, config.seed)
+        share = [cell.origin / max(1, len(cell.whole.grid.values)) for cell in made_rows.columns[column.name]]
+        gathered[name] = replace(made_rows, columns={**made_rows.columns, _PLACE: share})
+    notes.append(f"each step is judged by {window} steps up to it, the season is {season} (--window, --season override)")
+    settings = ColumnSettings(name=column.name, kind="series", settings=layout.json())
+    kept = tuple(c for c in data.columns if c.name in data.targets)
+    update = {"series": "", "time": _PLACE, "inputs": (column.name,), "columns": (settings, *kept)}
+    changed = config.model_copy(update={"data": data.model_copy(update=update)})
+    return changed, replace(gathered.pop(""), notes=tuple(notes)), gathered
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
