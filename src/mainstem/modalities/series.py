@@ -23,6 +23,7 @@ from mainstem.modalities._window import Cut, Layout, Whole, Window
 
 infer_step, off_time, find_season = _steps.infer, _steps.off_time, _steps.season
 wholes = _window.wholes
+REACH = _recent.SPANS[-1]  # steps before a step that it is judged by first of all
 LEAST_HISTORY = 8  # steps before a step is judged
 
 

@@ -108,7 +108,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     together = leaks.keep_together(table, schema)
     parts = _split(config, task, table, own, given, groups, times, together)
     if (ordinary := getattr(task, "ordinary", None)) and table.target is not None:
-        parts = _ordinary(parts, ordinary(table.target))
+        parts = _ordinary(parts, windows.undisturbed(table, ordinary(table.target)))
     if len(parts["train"]) == 0:
         raise MainstemError(
             "no rows are left to train on", where=main.where, do="Give more rows, or smaller parts with --set split.test=0.1."

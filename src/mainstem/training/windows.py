@@ -14,7 +14,7 @@ from mainstem.contracts import Array, Rows, Table, Task
 from mainstem.data import series
 from mainstem.data.series import Asked
 from mainstem.errors import MainstemError
-from mainstem.modalities.series import Layout, cut, every, find_season, wholes
+from mainstem.modalities.series import REACH, Layout, Window, cut, every, find_season, wholes
 from mainstem.modalities.series import labelled as labels
 from mainstem.schema import Column, Schema
 
@@ -70,6 +70,24 @@ def watched(config: Config, main: Rows, others: Mapping[str, Rows]) -> tuple[Con
     update = {"series": "", "time": _PLACE, "inputs": (column.name,), "columns": (settings, *kept)}
     changed = config.model_copy(update={"data": data.model_copy(update=update)})
     return changed, replace(gathered.pop(""), notes=tuple(notes)), gathered
+
+
+def undisturbed(table: Table, ordinary: Array) -> Array:
+    """bool [n]: which rows are ordinary and, where they are steps of series, have no other one among the steps that judge them."""
+    windows = [value for values in table.columns.values() for value in values if isinstance(value, Window)]
+    if len(windows) != len(table) or not windows:
+        return ordinary
+    step = windows[0].layout.step
+    steps = step.index(np.array([w.origin for w in windows]), windows[0].origin)
+    names = np.unique([w.name for w in windows], return_inverse=True)[1]
+    kept = ordinary.copy()
+    for name in range(names.max() + 1):
+        mine = np.flatnonzero(names == name)
+        unusual = np.sort(steps[mine[~ordinary[mine]]])
+        before = np.searchsorted(unusual, steps[mine], "right") - 1  # the latest unusual step up to each
+        near = (before >= 0) & (steps[mine] - unusual[np.maximum(before, 0)] <= REACH) if len(unusual) else np.zeros(len(mine), bool)
+        kept[mine[near]] = False
+    return kept
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
