@@ -62,6 +62,7 @@ NETWORKS = {
 }
 FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family from scratch has saved
 PREDICTORS = ("linear", "trees", "blend")
+ALARMS = {"neighbours": TABLE, "neighbours_series": HISTORIES}
 LABELLERS = ("kernels_series", "statistics_series")
 FORECASTERS = ("naive_series", "linear_series", "trees_series")
 CELLS = {
@@ -78,7 +79,7 @@ ANSWERS["text"] = (CELLS["text"][0], {"form": "tokens", "train": {"vocab_size": 
 
 
 def test_no_plug_in_is_left_out():
-    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS}
+    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
     assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == set(TASKS)
@@ -86,7 +87,7 @@ def test_no_plug_in_is_left_out():
 
 
 def test_describing_imports_no_torch():
-    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS, *FORECASTERS, *LABELLERS])
+    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS])
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,11 @@ def test_forecaster(name):
     check_predictor(name, HISTORIES, KINDS, {"forecasting": answers}, {"quantiles": [0.1, 0.5, 0.9]})
 
 
+@pytest.mark.parametrize(("name", "columns"), ALARMS.items())
+def test_alarm(name, columns):
+    check_predictor(name, columns, KINDS, {"anomaly": {}})
+
+
 @pytest.mark.parametrize("name", LABELLERS)
 def test_labeller(name):
     check_predictor(name, HISTORIES, KINDS, {"classification": {"index": np.arange(24) % 3}})
@@ -172,6 +178,7 @@ TASKS = {
     "classification": (rows, "sign", TABLE_TASK),
     "regression": (rows, "sum", TABLE_TASK),
     "labels": (rows, "tags", TABLE_TASK),
+    "anomaly": (rows, (), {"inputs": ["a", "b"]}),
     "forecasting": (steps, "v", {"series": "id", "time": "t", "horizon": 4, "backbone": "gru", "epochs": 2}),
 }
 

@@ -28,7 +28,8 @@ class Neighbours:
     def describe(self, ref: Ref) -> Info:
         """What it is. Raises MainstemError for an unknown setting."""
         _settings(ref.settings)
-        return Info(modality="table", processor={"scaling": "none"}, extra="tables", summary="distance to the nearest rows learned from")
+        summary = "distance to the nearest rows learned from"
+        return Info(modality="table", processor={"scaling": "none"}, extra="tables", summary=summary, holds_rows=True)
 
     def fit(
         self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int

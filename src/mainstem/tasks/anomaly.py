@@ -59,7 +59,7 @@ class Anomaly(Task):
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
         """The threshold that the stated share of held-out ordinary scores exceeds, at most, in expectation; and, from the rank of that
         score, the 95 % interval of the share of all ordinary rows that exceed it (a beta distribution)."""
-        from scipy.stats import beta
+        from scipy.stats import beta  # type: ignore[import-untyped]
 
         scores = np.sort(np.asarray(outputs["score"], np.float64).reshape(-1))
         scores = scores[np.isfinite(scores)]

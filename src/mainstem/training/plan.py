@@ -52,6 +52,7 @@ SERIES = {
     "classification": ("statistics", "kernels", "cnn"),
     "anomaly": ("neighbours",),
 }
+PREDICTED = {"anomaly": "neighbours"}  # tasks that a predictor of tables does, and no network
 PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 
@@ -70,6 +71,8 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
     _check_adapt(config, given)
     if set(groups) == {"series"} and prepared.name in SERIES:
         made = _for_series(prepared.name, given, groups["series"], config)
+    elif prepared.name in PREDICTED:
+        made = _predicted(prepared.name, given, groups, config)
     elif prepared.name not in TASKS.values():
         made = _for_task(prepared, given, groups, modalities, config)
     elif set(groups) == {"table"}:
@@ -224,6 +227,17 @@ def _for_table(
         training = _training(ref if ref in TRAINING else "scratch") if network else Training()
         made.append(Candidate(name=_label(each), inputs=(each,), training=training))
     return made
+
+
+def _predicted(task: str, given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
+    """Predictors over the table. Raises MainstemError where there is none, or a network is asked for."""
+    refs = list(given.get("table", ())) or [PREDICTED[task]]
+    made = [InputSettings(name="table", columns=tuple(groups.get("table", ())), backbone=ref) for ref in refs]
+    if "table" not in groups or any(predictor_of(each, config.training) is None for each in made):
+        raise MainstemError(
+            f"the task {task} reads numbers, categories and dates by '{PREDICTED[task]}', or series", do="Leave --backbone out."
+        )
+    return [Candidate(name=each.backbone, inputs=(each,)) for each in made]
 
 
 def _for_series(task: str, given: Mapping[str, Sequence[str]], columns: Sequence[str], config: Config) -> list[Candidate]:

@@ -252,7 +252,6 @@ class _Run:
             for note in (
                 *line.explain(self.folder.path, self.data, fitted, known),
                 *forecast.explain(self.folder.path, table.take(measured), predictions),
-                *forecast.explain(self.folder.path, table.take(measured), predictions),
                 *getattr(self.data.task, "told", lambda state: [])(fitted.artifact.state),
                 *filter(None, [chosen.holds]),
             ):
