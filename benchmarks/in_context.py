@@ -1,6 +1,7 @@
 """The in-context table network beside scikit-learn's defaults: 20 tables, three folds, few rows to learn from.
 
     python benchmarks/in_context.py --data FOLDER [--rows 500] [--tables develop|quoted|all|a,b] [--json FILE]
+    python benchmarks/in_context.py --data FOLDER --json FILE --markdown   # the tables of docs/pretrained.md
 
 FOLDER as for tables.py. Of a fold's training rows at most --rows are kept, the same for every model. ROC-AUC (one against rest) and
 log-loss (nats), or R² and the share of answers within the 90 % interval. The model is chosen on the tables marked "develop".
@@ -83,9 +84,36 @@ def summary(done, index):
     return told
 
 
+def markdown(report, index):
+    """Every table, the losers too, as Markdown; the best figure of a row is bold."""
+    lines = []
+    for task, figure, name in (
+        ("classification", "roc_auc", "ROC-AUC (log-loss)"),
+        ("regression", "r2", "R² (coverage of 90 % intervals)"),
+    ):
+        names = [n for n in report["tables"] if index[n]["task"] == task]
+        models = list(report["tables"][names[0]])
+        lines += [f"| {task}: {name} | rows × columns | {' | '.join(models)} |", "|---" * (len(models) + 2) + "|"]
+        for n in names:
+            found = report["tables"][n]
+            best = max(found[m][figure] for m in models)
+            more = {m: next((f" ({found[m][k]:.3f})" for k in ("log_loss", "coverage") if k in found[m]), "") for m in models}
+            cells = [("**{:.3f}**" if found[m][figure] == best else "{:.3f}").format(found[m][figure]) + more[m] for m in models]
+            star = " (developed on)" if index[n]["develop"] else ""
+            lines.append(f"| {n}{star} | {index[n]['rows']} × {index[n]['columns']} | {' | '.join(cells)} |")
+        for label, part in (("mean of all", report["all"]), ("mean of those not developed on", report["quoted"])):
+            told = part[task]
+            more = {m: next((f" ({told[m][k]:.3f})" for k in ("log_loss", "coverage") if k in told[m]), "") for m in models}
+            lines.append(f"| {label} | | {' | '.join(f'{told[m][figure]:.4f}{more[m]}' for m in models)} |")
+            lines.append(f"| mean rank | | {' | '.join('{:.2f}'.format(told[m]['rank']) for m in models)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--markdown", action="store_true", help="print what --json holds, and measure nothing")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--tables", default="all")
     parser.add_argument("--json", type=Path, help="written after each table; tables that are in it already are not done again")
@@ -101,6 +129,9 @@ def main():
     whole = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     report = whole.setdefault(str(options.rows), {"folds": FOLDS, "seed": SEED, "versions": tables.versions(), "tables": {}})
     done = report["tables"]
+    if options.markdown:
+        print(*(f"At most {rows} rows to learn from:\n\n{markdown(each, index)}" for rows, each in whole.items()), sep="\n")
+        return
     for name in names:
         if name not in done:
             done[name] = table(options.data, name, index[name], options.rows)

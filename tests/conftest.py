@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+from small_gpt import sentences, writing
 
 import mainstem as ms
 
@@ -40,3 +41,10 @@ def number_run(table_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ms
     """A regression on the same table."""
     inputs = ["area", "rooms", "城区"]
     return ms.train(table_data, "rent", inputs=inputs, backbone="linear", out=tmp_path_factory.mktemp("runs") / "rent")
+
+
+@pytest.fixture(scope="session")
+def writer_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
+    """A small GPT that continues sentences."""
+    rows = [{"text": text} for text in sentences()]
+    return ms.train(rows, task="generation", config=writing("text"), out=tmp_path_factory.mktemp("runs") / "writer")

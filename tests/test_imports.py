@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "tasks": (GROUND | {"modalities"}, {"nn"}),
     "pretrained": (GROUND, set()),
     "backbones": (GROUND | {"modalities", "pretrained"}, {"nn"}),
-    "objectives": (GROUND | {"modalities", "backbones"}, {"nn"}),
+    "objectives": (GROUND | {"modalities", "backbones", "data"}, {"nn"}),
     "runtimes": (GROUND | {"artifact"}, set()),
     "inference": (RUNNING - {"inference"}, set()),
     "evaluation": (RUNNING, set()),
@@ -56,7 +56,7 @@ HEAVY = {
     *("sklearn", "scipy", "pandas", "pyarrow", "openpyxl", "onnx", "matplotlib"),
 }
 TORCH_AT_ONCE = {"nn", "network", "runtimes/torch.py"} | {
-    f"training/{name}.py" for name in ("loop", "muon", "optimisers", "randomness", "ranges", "tensors")
+    f"training/{name}.py" for name in ("engine", "loop", "muon", "optimisers", "randomness", "ranges", "tensors")
 }
 TORCH_INSIDE = {"tasks", "objectives", "backbones", "runtimes", "nn", "network", "training"}
 

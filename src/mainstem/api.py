@@ -44,9 +44,11 @@ class Model:
         return [{"error": str(a)} if isinstance(a, MainstemError) else self.pipeline.render(a) for a in answers]
 
     def answer(self, rows: Rows, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
-        """One answer a row, bad rows as their error."""
+        """One answer a row, bad rows as their error. Raises MainstemError for options that the task does not know."""
         from mainstem import seal
+        from mainstem.inference import check_options
 
+        check_options(self.pipeline.task, dict(options or {}))
         with seal.blamed(self.pipeline, self.runner, self.path):
             return self.pipeline.predict(rows, self.runner, options)[0]
 
@@ -77,7 +79,7 @@ class Model:
                 raise MainstemError(f"there is no column '{group}'", where=rows.where)
             groups = [str(rows.columns[group][i]) for i in table.source]
         with seal.blamed(self.pipeline, self.runner, self.path):
-            predictions = self.pipeline.predict_table(table, self.runner)
+            predictions = self.pipeline.judge_table(table, self.runner)
         labels = self.pipeline.artifact.state.json.get("labels", [])
         contents = self.pipeline.artifact
         report: dict[str, Any] = evaluate(
@@ -159,6 +161,7 @@ def export(run: Path | str, out: Path | str, data: Any = None, *, say: Say = lam
 
 
 def pretrain(
+    data: str | Path = "",
     objective: str = "",
     *,
     out: Path | str,
@@ -171,20 +174,31 @@ def pretrain(
 ) -> Any:
     """Pretrain a backbone; returns where it lies, with how many steps and what held-out loss (training/pretraining.py).
 
-    config: a YAML file or a tree of settings (config.Pretraining); `settings` are set over it, "training__lr" style.
+    data: a file or a folder of files; "" for an objective that makes its own.
+    config: a YAML file or a tree of settings (config.Pretraining); `settings` are set over it: objective, backbone, inputs, the names
+    of SHORT that lie in the training, or "training__lr" style.
     Raises MainstemError for what a user can mend.
     """
     from mainstem import config as configs
-    from mainstem.training import pretraining
+    from mainstem.training import parallel, pretraining
 
     tree: Mapping[str, Any] = config if isinstance(config, Mapping) else configs.read(config) if config else {}
-    assignments = {name.replace("__", "."): value for name, value in settings.items() if value is not None}
-    assignments |= {"objective": objective} if objective else {}
+    given = {**settings, "data": str(data) if data else None, "objective": objective or None}
+    assignments = {_pretraining_field(name): value for name, value in given.items() if value is not None}
+    if isinstance(assignments.get("inputs"), str):
+        assignments["inputs"] = [assignments["inputs"]]
     made = configs.parse(configs.Pretraining, configs.overlay(tree, assignments), "" if isinstance(config, Mapping) else str(config or ""))
     path = Path(out)
-    if path.exists() and not resume and (not path.is_dir() or any(path.iterdir())):
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken and not resume and parallel.announced().is_first:  # the others may find what the first has made
         raise MainstemError("this exists already", where=str(path), do="Choose another folder with -o, or go on with it by --resume.")
     return pretraining.pretrain(made, folder=path, resume=resume, say=say, report=report, stopped=stopped)
+
+
+def _pretraining_field(name: str) -> str:
+    """The field of config.Pretraining that a keyword or a flag means."""
+    short = SHORT.get(name, "")
+    return {"input": "inputs"}.get(name) or (short if short.startswith("training.") else name.replace("__", "."))
 
 
 # Settings that have a flag, and where they lie in the config.

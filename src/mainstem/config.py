@@ -134,8 +134,6 @@ class Training(Settings):
     """decoupled, adamw only"""
     clip: float | None = Field(None, gt=0)
     """largest norm of the gradient"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """of the forward pass; weights and updates are float32"""
     schedule: Literal["constant", "step", "cosine", "warmup", "plateau", "one-cycle"] = "constant"
     warmup: float = Field(0.0, ge=0)
     """steps of linear warm-up before any schedule; below 1 a share of all steps"""
@@ -151,6 +149,14 @@ class Training(Settings):
     """stop once the loss changes by less than this share of itself from one epoch to the next"""
     log_every: int | None = Field(None, ge=1)
     """print the loss every so many epochs"""
+    accumulate: int = Field(1, ge=1)
+    """parts that a batch is computed in, one after the other: less memory, the same step"""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """of matrix products; auto: bfloat16 where a first measurement finds it faster"""
+    checkpoint_activations: bool = False
+    """compute activations again for the gradient instead of keeping them: less memory, about a third more time"""
+    compile: bool = False
+    """compile the networks first"""
     checkpoint_every: float = Field(60.0, ge=0)
     """seconds between checkpoints; 0: after every step"""
 
@@ -213,6 +219,16 @@ class Pretraining(Settings):
     """A pretraining run: its stages one after the other, each going on from the weights of the one before."""
 
     objective: str
+    data: str = ""
+    """a file, or a folder of them; "": the objective makes its own"""
+    inputs: tuple[str, ...] = ()
+    """the columns to learn from; empty: the one that fits"""
+    encoding: str = ""
+    """of text files; "" detects it"""
+    backbone: str = ""
+    """a reference: bert, gpt, hf:FOLDER to go on from, …"""
+    backbone_settings: dict[str, Any] = {}
+    """width, layers, heads, vocab_size, …"""
     settings: dict[str, Any] = {}
     """of the objective, in every stage"""
     training: Training = Training()
@@ -221,9 +237,11 @@ class Pretraining(Settings):
     """steps between two looks at held-out data"""
     seed: int = 0
 
-    def stage_training(self, stage: Stage) -> Training:
-        """The Training of a stage. Raises MainstemError for a wrong field."""
-        return parse(Training, {**self.training.model_dump(mode="json", exclude_unset=True), **stage.training}, "stages.training")
+    def stage_training(self, stage: Stage, suited: Mapping[str, Any] | None = None) -> Training:
+        """The Training of a stage, over what suits its objective. Raises MainstemError for a wrong field."""
+        asked = {**self.training.model_dump(mode="json", exclude_unset=True), **stage.training}
+        kept = {name: value for name, value in (suited or {}).items() if name != "epochs" or "steps" not in asked}
+        return parse(Training, {**kept, **asked}, "stages.training")
 
 
 # Names of the hub's trainer that people know.

@@ -5,7 +5,7 @@ Arrays are numpy; a *row* is one line of a batch, an *example* is what gets one 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -32,6 +32,7 @@ class Port:
     "row"       batchable: calls of different requests are joined along it
     "row>row"   batchable, and the values are row numbers (a beam index): shifted when calls are joined
     "pad:NAME"  a length; joined calls are padded with `pad` to the longest. Equal NAMEs have equal lengths within a call
+    "pad:A+B"   of an output: what stood along A, and behind it what stood along B (a cache that has grown)
     "own"       a number of items that differs by row (boxes). An output "owner" (int64, axes ("own",)) says whose they are
     "shared"    the same for every row (context rows, an item table): calls are joined only where it is the same array
     "384"       a fixed size
@@ -216,6 +217,7 @@ class Prediction:
     low: float | None = None
     high: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    margin: float = float("inf")  # how far outputs of calls may move before the answer is another one
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------------
@@ -273,11 +275,16 @@ class Params:
 
 @dataclass(frozen=True)
 class Route:
-    """A task's own HTTP route: the server mounts it, and knows no task by name."""
+    """A task's own HTTP route: the server mounts it, and knows no task by name.
+
+    Under the model's own address, handler(request, model) → response; with `common` at `path` itself, once for all models
+    whose task brings it: handler(request, models by name).
+    """
 
     path: str
     methods: tuple[str, ...]
     handler: Any
+    common: bool = False
 
 
 # --- plug-ins ---------------------------------------------------------------------------------------------------------
@@ -388,13 +395,20 @@ class Metric(Protocol):
 class Task:
     """What comes out. Three methods (`head`, `loss`, `decode`) make a single-pass task; the rest are defaults made of them.
 
-    A task is built from its settings and holds nothing else; what it learns without gradients is its State. A task whose
-    prediction is more than one row of a table (a forecast of several steps) also has `lines(rendered) -> rows`.
+    A task is built from its settings and holds nothing else; what it learns without gradients is its State.
+
+    Members that are optional: `judge(batch, state, rngs)`, the coroutine that evaluation runs in place of `predict`, for a task
+    that is measured by how likely given answers are; the examples of its batch have their answers. `lines(rendered) -> rows`, for
+    a task whose prediction is more than one row of a table (a forecast of several steps).
     """
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
     judged_by: ClassVar[str | None] = None  # where nothing is learned from an answer: the modality of labels that may judge it
+    # Whether the answer goes on where the one input ends: then there may be no column of answers, and what encodes the input
+    # is fitted on both.
+    continues: ClassVar[bool] = False
+    adapt: ClassVar[str] = ""  # how a pretrained backbone is adapted where nothing is asked for; "": as the plan has it
     # For the default plan, by input name (a role, "table", "text", …) or modality: the backbone that reads it ("" none: its
     # arrays go to the task as they are), and the settings of its encoder (those of the answers under "target").
     backbones: ClassVar[Mapping[str, str]] = {}
@@ -403,6 +417,7 @@ class Task:
     # The figure that candidates are compared by, a metric or "loss" (of the validation part); 1: higher is better, -1: lower.
     compared_by: ClassVar[tuple[str, int]] = ("loss", -1)
     options: ClassVar[Mapping[str, Any]] = {}  # what a request may set, with defaults
+    replayed: ClassVar[Mapping[str, Any]] = {}  # those that golden rows are answered with, over the defaults
     routes: ClassVar[tuple[Route, ...]] = ()
     tolerance: ClassVar[float] = 0.0  # of `differ`
     batch_coupled: ClassVar[bool] = False  # a loss over the whole batch: never split it
@@ -461,6 +476,10 @@ class Task:
         """One training step; `optimisers[NAME].step(closure)` holds NaN check, clipping and the update. Returns figures to log."""
         return {"loss": optimisers["main"].step(lambda: self.loss(self.forward(networks, batch), batch))}
 
+    def size(self, batch: Any) -> float:
+        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
+        return float(batch.examples)
+
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
         """What is fitted without gradients, once the networks are trained; it becomes the model's state. Default: the target's
         state (its labels, its scale, its tokenizer).
@@ -511,30 +530,66 @@ class Task:
         return size if near else 1.0
 
 
-class Stream(Protocol):
-    """What a backbone is pretrained on, as batches without an end: an index stands for a batch, and `len` of them for an epoch."""
+@dataclass(frozen=True)
+class Material:
+    """What a pretraining run was given beside the settings of its objective.
 
-    lengths: Array | None
+    data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
+    objective's own network; folder: that of the run, for what is made of the data; say: notes; stopped: whether to end.
+    """
+
+    data: str = ""
+    inputs: tuple[str, ...] = ()
+    encoding: str = ""
+    backbone: Ref | None = None
+    folder: Path = Path()
+    say: Callable[[str], None] = lambda text: None
+    stopped: Callable[[], bool] = lambda: False
+
+
+class Stream(Protocol):
+    """What a backbone is pretrained on, without an end.
+
+    `rows`: how many examples a pass over it has, each of which comes once a pass; None: there are no passes, an index stands for a
+    batch. `lengths`: of the examples, looked up by lengths[indices]; None where they are of one length.
+    """
+
+    rows: int | None
+    lengths: Any
 
     def __len__(self) -> int:
-        """Batches between two looks at held-out data."""
+        """Batches between two looks at held-out data; of held-out data itself its examples."""
         ...
 
     def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
-        """The next batch, of the numbers of `rng` alone; without `rng` the held-out one of these indices, always the same."""
+        """The examples at `indices`, with random parts of the numbers of `rng` alone; without `rng` always the same."""
         ...
 
 
 class Objective(Task):
     """What a backbone is pretrained for: a task whose artifact is the backbone. It has `networks`, `forward` and `loss`, and these."""
 
+    reads: ClassVar[str] = ""  # the modality of DATA; "" makes its own
+
+    @classmethod
+    def training(cls, *, pretrained: bool) -> Mapping[str, Any]:
+        """Fields of the training that suits it, from scratch or going on from weights; those that are asked for win."""
+        return {}
+
+    def open(self, material: Material) -> None:
+        """Take up what the run was given, before anything else is asked of it. Raises MainstemError where that does not fit."""
+
     def stream(self, length: int) -> Stream:
-        """What is learned from; `length`: batches an epoch."""
+        """What is learned from; `length`: batches between two looks at held-out data."""
         raise TypeError(f"{type(self).__name__} has no stream")
 
     def held_out(self) -> Stream:
         """What is only looked at."""
         raise TypeError(f"{type(self).__name__} has nothing held out")
+
+    def figures(self, loss: float) -> dict[str, float]:
+        """What a held-out loss means, by name: perplexity, bits per byte, …"""
+        return {}
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """The files of the backbone by name, in its family's public format."""

@@ -16,6 +16,10 @@ from mainstem.contracts import Array, Batch, Call, Emit, Example, Prediction, Ro
 from mainstem.errors import MainstemError
 from mainstem.schema import Column, Schema
 
+Coroutine = Generator[Any, Any, list[Prediction | MainstemError]]
+Watch = Callable[[Call, Mapping[str, Any]], None]
+Listen = Callable[[Emit], None]
+
 CHUNK = 64  # examples encoded and predicted at a time: long texts of more would take gigabytes
 
 
@@ -103,9 +107,14 @@ class Pipeline:
         """Raw rows → typed values, and errors by row."""
         return self.artifact.schema.parse(rows, target=target)
 
-    def examples(self, table: Table) -> list[Example]:
-        """What gets a prediction each; answers that the table may hold are not looked at."""
-        return self.task.examples(replace(table, target=None))
+    @property
+    def judges(self) -> bool:
+        """Whether evaluation goes a way of its own, which looks at the answers."""
+        return hasattr(self.task, "judge")
+
+    def examples(self, table: Table, *, answers: bool = False) -> list[Example]:
+        """What gets a prediction each; answers that the table may hold are not looked at unless they are asked for."""
+        return self.task.examples(table if answers else replace(table, target=None))
 
     def encode(self, table: Table) -> Batch:
         """Typed rows → arrays, as the graphs take them."""
@@ -117,32 +126,58 @@ class Pipeline:
         """Arrays → predictions. `seeds`: one an example, where the task draws at random."""
         return drive(self.start(batch, options, seeds), runner)
 
-    def start(
-        self, batch: Batch, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
-    ) -> Generator[Any, Any, list[Prediction | MainstemError]]:
+    def start(self, batch: Batch, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()) -> Coroutine:
         """The task's coroutine for this batch, for whoever drives it."""
-        seeds = seeds or [0] * batch.examples
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        return self.task.predict(batch, self.artifact.state, {**self.task.options, **(options or {})}, rngs)
+        return self.task.predict(batch, self.artifact.state, {**self.task.options, **(options or {})}, _generators(batch, seeds))
 
-    def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None) -> list[Prediction | MainstemError]:
-        """Typed rows → predictions, one an example in their order; run a chunk at a time, those of like length together."""
-        examples = self.examples(table)
+    def judge(self, batch: Batch, seeds: Sequence[int] = ()) -> Coroutine:
+        """The coroutine of evaluation, for a batch of examples with their answers where the task `judges`."""
+        if not self.judges:
+            return self.start(batch, None, seeds)
+        task: Any = self.task
+        made: Coroutine = task.judge(batch, self.artifact.state, _generators(batch, seeds))
+        return made
+
+    def predict_table(
+        self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
+    ) -> list[Prediction | MainstemError]:
+        """Typed rows → predictions, one an example in their order; run a chunk at a time, those of like length together.
+
+        emit: hears what is final before the whole answer is; the example counts from the first of the table.
+        """
+        return self._run(table, self.examples(table), lambda batch, seeds: self.start(batch, options, seeds), runner, emit)
+
+    def judge_table(self, table: Table, runner: Runner) -> list[Prediction | MainstemError]:
+        """The same for evaluation: what the metrics read."""
+        return self._run(table, self.examples(table, answers=self.judges), self.judge, runner)
+
+    def _run(
+        self,
+        table: Table,
+        examples: Sequence[Example],
+        start: Callable[[Batch, Sequence[int]], Coroutine],
+        runner: Runner,
+        emit: Listen | None = None,
+    ) -> list[Prediction | MainstemError]:
         seeds = seeds_of(examples, table)
         answers: dict[int, Prediction | MainstemError] = {}
         for part in chunked(len(examples), self.processors.lengths(examples)):
             batch = self.task.encode([examples[i] for i in part], self.processors)
-            made = self.predict_batch(batch, runner, options, [seeds[i] for i in part])
+            placed = None if emit is None else _placed(emit, part)
+            made = drive(start(batch, [seeds[i] for i in part]), runner, emit=placed)
             answers.update(zip(part.tolist(), made, strict=True))
         return [answers[i] for i in range(len(examples))]
 
     def predict(
-        self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None
+        self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
     ) -> tuple[list[Prediction | MainstemError], list[int]]:
-        """Raw rows → one answer a row (of `Schema.gathered`) in order, bad rows as their error; and the indices of the good ones."""
+        """Raw rows → one answer a row (of `Schema.gathered`) in order, bad rows as their error; and the indices of the good ones.
+
+        emit: hears what is final before the whole answer is, by row.
+        """
         rows = self.artifact.schema.gathered(rows)
         table, errors = self.parse(rows)
-        answers = self.predict_table(table, runner, options)
+        answers = self.predict_table(table, runner, options, None if emit is None else _placed(emit, table.source))
         if len(answers) != len(table):
             return answers, list(range(len(answers)))
         placed: list[Prediction | MainstemError] = [errors.get(i) or MainstemError("not predicted") for i in range(len(rows))]
@@ -168,15 +203,38 @@ def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in joined]
 
 
-Watch = Callable[[Call, Mapping[str, Any]], None]
+def _generators(batch: Batch, seeds: Sequence[int]) -> list[np.random.Generator]:
+    """One an example."""
+    return [np.random.default_rng(seed) for seed in seeds or [0] * batch.examples]
 
 
-def drive(
-    coroutine: Generator[Any, Any, list[Prediction | MainstemError]],
-    runner: Runner,
-    watch: Watch | None = None,
-    emit: Callable[[Emit], None] | None = None,
-) -> list[Prediction | MainstemError]:
+def _placed(emit: Listen, places: Sequence[int] | Array) -> Listen:
+    """Emits of a selection → of what was selected from."""
+    return lambda part: emit(replace(part, example=int(places[part.example])))
+
+
+def check_options(task: Task, options: Any) -> dict[str, Any]:
+    """The options of a request. Raises MainstemError for unknown ones and for values of another type than the default's."""
+    known = task.options
+    if not isinstance(options, dict):
+        raise MainstemError("options are an object", do='Send {"rows": […], "options": {…}}.')
+    wrong = [f"unknown option '{name}'" for name in options if name not in known]
+    for name in options.keys() & known.keys():
+        if not _is_like(options[name], known[name]):
+            wrong.append(f"option '{name}' is of another type than its default {known[name]!r}")
+    if wrong:
+        raise MainstemError("; ".join(sorted(wrong)), do=f"Known: {', '.join(sorted(known)) or 'none'}.")
+    return options
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default: a whole number may stand for any number, and one text for a list of them."""
+    if default is None or isinstance(default, bool) or isinstance(value, bool):
+        return default is None or (isinstance(default, bool) and isinstance(value, bool))
+    return isinstance(value, {float: (int, float), list: (list, str)}.get(type(default), type(default)))
+
+
+def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit: Listen | None = None) -> list[Prediction | MainstemError]:
     """Run a task's coroutine to its end: every yielded call is run, a tuple of calls in order."""
     answer: Any = None
 

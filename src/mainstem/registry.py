@@ -30,6 +30,7 @@ ALIASES = {
     "tabular-classification": "classification",
     "tabular-regression": "regression",
     "multi-label-classification": "labels",
+    "text-generation": "generation",
 }
 
 

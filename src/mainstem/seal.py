@@ -29,6 +29,7 @@ from mainstem.inference import Pipeline, drive, seeds_of
 from mainstem.runtimes import onnx
 
 ROWS = 32
+MOST_RECORDED = 64 << 20  # bytes of outputs that a replay keeps; later calls are only named, and show in the answers
 ABSOLUTE, RELATIVE = 1e-5, 1e-4  # of a call: |a - b| <= ABSOLUTE + RELATIVE * max|a|
 
 
@@ -79,17 +80,26 @@ class Replay:
 
 
 def record(pipeline: Pipeline, runner: Runner, rows: Rows) -> Replay:
-    """Run these raw rows, and made ones, through the live model and keep every stage. Rows that do not parse are left out."""
+    """Run these raw rows, and made ones, through the live model and keep every stage.
+
+    Rows that do not parse are left out, and those whose answer may be another one within the tolerance of calls.
+    """
     table, _ = pipeline.parse(rows)
     columns = {
         name: [_raw(rows.columns[name][s], v) for s, v in zip(table.source, values, strict=True)] for name, values in table.columns.items()
     }
     edges = made_rows(pipeline)
-    stages = run(pipeline, runner, Rows({name: [*cells, *edges[name]] for name, cells in columns.items()}, where="replay"))
-    for row, (a, b) in enumerate(zip(stages.table.hashes, table.hashes, strict=False)):
-        if a != b:
-            raise Mismatch("parse", row, "the row reads differently once it is written as JSON")
-    return Replay(columns, edges, stages.table.hashes, stages.encoded, stages.calls, stages.predictions, stages.examples)
+    while True:
+        stages = run(pipeline, runner, Rows({name: [*cells, *edges[name]] for name, cells in columns.items()}, where="replay"))
+        for row, (a, b) in enumerate(zip(stages.table.hashes, table.hashes, strict=False)):
+            if a != b:
+                raise Mismatch("parse", row, "the row reads differently once it is written as JSON")
+        if not (firm := stages.firm()) or len(firm) == len(stages.table):
+            return Replay(columns, edges, stages.table.hashes, stages.encoded, stages.calls, stages.predictions, stages.examples)
+        held_out = [row for row in firm if row < len(table)]
+        columns = {name: [cells[row] for row in held_out] for name, cells in columns.items()}
+        edges = {name: [cells[row - len(table)] for row in firm if row >= len(table)] for name, cells in edges.items()}
+        table = table.take(held_out)
 
 
 def made_rows(pipeline: Pipeline) -> dict[str, list[Any]]:
@@ -166,10 +176,20 @@ class Stages:
     ports: Mapping[int, Mapping[str, Port]]
     owner: Array
     examples: Mapping[str, Mapping[str, Array]]
+    margins: Sequence[tuple[tuple[int, ...], float]]  # by prediction: its rows of the table, and how far outputs may move
+
+    def firm(self) -> list[int]:
+        """The rows whose answers stand however outputs move within the tolerance of calls, two of them apart."""
+        moved = max((allowed(array) for _, outputs in self.calls for array in outputs.values()), default=0.0)
+        loose = {row for rows, margin in self.margins if margin <= 2 * moved for row in rows}
+        return [row for row in range(len(self.table)) if row not in loose]
 
 
 def run(pipeline: Pipeline, runner: Runner, rows: Rows) -> Stages:
-    """One pass over raw rows that keeps every stage. Raises MainstemError where a row does not parse."""
+    """One pass over raw rows that keeps every stage; of what stays in the runtime (caches) nothing, it shows in later calls.
+
+    Raises MainstemError where a row does not parse.
+    """
     table, errors = pipeline.parse(rows)
     if errors:
         raise next(iter(errors.values()))
@@ -178,23 +198,28 @@ def run(pipeline: Pipeline, runner: Runner, rows: Rows) -> Stages:
     calls: list[tuple[str, Mapping[str, Array]]] = []
     ports: dict[int, Mapping[str, Port]] = {}
     examples: dict[str, Mapping[str, Array]] = {}
+    recorded = 0
 
     def watch(call: Call, outputs: Mapping[str, Any]) -> None:
-        flat: dict[str, Array] = {}
-        for name, value in outputs.items():
-            flat.update(value.arrays if isinstance(value, Kept) else {name: value})
+        nonlocal recorded
+        told = {name: value for name, value in outputs.items() if not isinstance(value, Kept)}
+        recorded += sum(array.nbytes for array in told.values())
         spec = pipeline.artifact.graphs[call.graph]
         ports[len(calls)] = {port.name: port for port in spec.outputs}
-        calls.append((call.graph, flat))
+        calls.append((call.graph, told if recorded <= MOST_RECORDED else {}))
         inputs: dict[str, Array] = {}
         for name, given in call.inputs.items():
             inputs.update(given.arrays if isinstance(given, Kept) else {name: given})
         if len(inputs) >= len(examples.get(call.graph, {})):
             examples[call.graph] = inputs
 
-    answers = drive(pipeline.start(batch, None, seeds_of(examples_of, table)), runner, watch)
+    answers = drive(pipeline.start(batch, pipeline.task.replayed, seeds_of(examples_of, table)), runner, watch)
     encoded = {f"{name}/{key}": array for name, arrays in batch.inputs.items() for key, array in arrays.items()}
-    return Stages(table, encoded, calls, [rendered(pipeline, a) for a in answers], ports, batch.owner, examples)
+    margins = [
+        (example.source, answer.margin if isinstance(answer, Prediction) else np.inf)
+        for example, answer in zip(examples_of, answers, strict=True)
+    ]
+    return Stages(table, encoded, calls, [rendered(pipeline, a) for a in answers], ports, batch.owner, examples, margins)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -319,20 +344,23 @@ def _compare_call(new: Mapping[str, Array], old: Mapping[str, Array], ports: Map
             raise Mismatch(f"{stage} output {name}", None, f"shape {list(found.shape)} instead of {list(expected.shape)}", where)
         if not expected.size:
             continue
-        allowed = (
-            0.0
-            if expected.dtype.kind in "iub"
-            else ABSOLUTE + RELATIVE * float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
-        )
-        wrong = ~(np.abs(found.astype(np.float64) - expected.astype(np.float64)) <= allowed) & ~((found != found) & (expected != expected))
+        most = allowed(expected)
+        wrong = ~(np.abs(found.astype(np.float64) - expected.astype(np.float64)) <= most) & ~((found != found) & (expected != expected))
         wrong &= ~(found == expected)
         size = _largest(found, expected)
         if wrong.any():
             axes = ports[name].axes if name in ports else ()
             row = _first_row(np.moveaxis(wrong, axes.index("row"), 0)) if "row" in axes else None
-            raise Mismatch(f"{stage} output {name}", row, f"differs by up to {size:.3g}, allowed {allowed:.3g}", where)
+            raise Mismatch(f"{stage} output {name}", row, f"differs by up to {size:.3g}, allowed {most:.3g}", where)
         worst = max(worst, size)
     return worst
+
+
+def allowed(expected: Array) -> float:
+    """By how much an output of a call may differ from the recorded one."""
+    if expected.dtype.kind in "iub":
+        return 0.0
+    return ABSOLUTE + RELATIVE * float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
 
 
 def _compare_predictions(
@@ -476,7 +504,7 @@ def _check(folder: Path, golden: Rows, columns: Mapping[str, Sequence[Any]] | No
     if columns is not None:
         rows = Rows(unpack_columns(columns), base=Path(base) if base else None)
         table, _ = pipeline.parse(rows, target=True)
-        predictions = pipeline.predict_table(table, runner)
+        predictions = pipeline.judge_table(table, runner)
         answer["tested"] = len(table)
         answer["metrics"] = point_metrics(
             pipeline.artifact.task, predictions, table.target or [], pipeline.artifact.state.json.get("labels", [])
@@ -507,7 +535,7 @@ def verify(path: Path | str, data: Rows | None = None, url: str = "", token: str
     replay = read(folder)
     rows = _golden(pipeline, replay, data)
     if url:
-        answers = _ask(url, token, rows)
+        answers = _ask(url, token, rows, pipeline.task.replayed)
         return {"rows": len(replay), "worst": {"served": _compare_predictions(pipeline, answers, replay.predictions, "served", url)}}
     return {"rows": len(replay), "worst": compare(pipeline, runner, replay, rows, str(folder))}
 
@@ -532,12 +560,13 @@ def _golden(pipeline: Pipeline, replay: Replay, data: Rows | None) -> Rows:
     return replay.rows(data.take([places[h] for h in wanted]))
 
 
-def _ask(url: str, token: str, rows: Rows) -> list[dict[str, Any]]:
+def _ask(url: str, token: str, rows: Rows, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The predictions of a live server for these rows."""
     import urllib.error
     import urllib.request
 
-    body = json.dumps({"rows": [{k: _sent(v[i]) for k, v in rows.columns.items()} for i in range(len(rows))]}).encode()
+    asked = [{k: _sent(v[i]) for k, v in rows.columns.items()} for i in range(len(rows))]
+    body = json.dumps({"rows": asked, "options": dict(options)}).encode()
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=120) as response:

@@ -4,16 +4,31 @@ import numpy as np
 import pytest
 
 from mainstem import registry
-from mainstem.contracts import Objective, State
+from mainstem.contracts import Material, Objective, Ref, State
 from mainstem.training.loop import tensors
 
 SMALL = {"tables": {"width": 16, "heads": 1, "layers": 1, "cells": 200, "context": (8, 12), "asked": 4, "columns": (1, 3)}}
+BACKBONES = {"mlm": "bert", "clm": "gpt"}
+NETWORK = {"width": 16, "heads": 2, "layers": 1, "vocab_size": 300, "max_length": 16}
+
+
+def given(name, folder):
+    """What a run of the objective is given."""
+    reads = registry.load("objectives", name).plugin.reads
+    if reads == "text":
+        words = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+        lines = [" ".join(words[(i * j) % 10] for j in range(1, 3 + i % 20)) for i in range(80)]
+        (folder / "texts.txt").write_text("".join(f"{line}\n" for line in lines))
+        return Material(str(folder / "texts.txt"), backbone=Ref(BACKBONES[name], BACKBONES[name], settings=NETWORK), folder=folder / "run")
+    assert not reads
+    return Material(folder=folder)
 
 
 @pytest.mark.parametrize("name", registry.names("objectives"))
-def test_an_objective_is_learned_from_its_stream_and_leaves_files(name):
-    objective = registry.load("objectives", name).plugin(SMALL[name])
+def test_an_objective_is_learned_from_its_stream_and_leaves_files(name, tmp_path):
+    objective = registry.load("objectives", name).plugin(SMALL.get(name, {"held_out": 0.3}))
     assert isinstance(objective, Objective)
+    objective.open(given(name, tmp_path))
     stream, held_out = objective.stream(3), objective.held_out()
     assert len(stream) == 3
     assert len(held_out) > 0

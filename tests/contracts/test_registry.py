@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from small_gpt import sentences, writing
 
 from mainstem import registry
 from mainstem.modalities.image import plugin as image
@@ -54,6 +55,7 @@ NETWORKS = {
     "cnn_series": ("cnn_series", HISTORIES, {"width": 8}),
     "gru_series": ("gru_series", HISTORIES, {"width": 8, "length": 12}),
     "bert": ("bert-tiny", TEXTS, SMALL_TEXT),
+    "gpt": ("gpt", TEXTS, {**SMALL_TEXT, "width": 32, "layers": 2, "heads": 4}),
     "cnn": ("cnn", PICTURES, {"size": 16, "width": 8}),
     "resnet": ("resnet18", PICTURES, {"size": 32}),
     "vit": ("vit-tiny", PICTURES, {"size": 28}),
@@ -61,7 +63,7 @@ NETWORKS = {
     "alexnet": ("alexnet", PICTURES, {"size": 63}),
 }
 FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family from scratch has saved
-PREDICTORS = ("linear", "trees", "blend")
+PREDICTORS = ("linear", "trees", "blend", "incontext")
 ALARMS = {"neighbours": TABLE, "neighbours_series": HISTORIES}
 LABELLERS = ("kernels_series", "statistics_series")
 FORECASTERS = ("naive_series", "linear_series", "trees_series")
@@ -82,7 +84,7 @@ def test_no_plug_in_is_left_out():
     assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
-    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == set(TASKS)
+    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == {*TASKS, *TEXTS_TASKS}
     assert registry.names("runtimes") == ["onnx", "torch"]  # both sides of every check of a network
 
 
@@ -168,6 +170,9 @@ def rows():
     ]
 
 
+TEXTS_TASKS = {"generation": None}  # each gone through on small texts below
+
+
 def steps():
     drawn = np.random.default_rng(0).normal(size=(3, 60)).round(3)
     return [{"id": "abc"[i], "t": t, "v": v + t % 3} for i, row in enumerate(drawn.tolist()) for t, v in enumerate(row)]
@@ -187,6 +192,12 @@ TASKS = {
 def test_task(task, tmp_path):
     make, target, settings = TASKS[task]
     run = check_task(task, make(), target, tmp_path / "run", **settings)
+    assert run.model.pipeline.artifact.task == task
+
+
+@pytest.mark.parametrize(("task", "target"), TEXTS_TASKS.items())
+def test_task_over_texts(task, target, tmp_path):
+    run = check_task(task, [{"text": text} for text in sentences(60)], target, tmp_path / "run", config=writing("text", epochs=2))
     assert run.model.pipeline.artifact.task == task
 
 

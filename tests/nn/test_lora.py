@@ -120,3 +120,37 @@ def test_what_cannot_be_adapted_or_read_is_told(bert, tmp_path):
         lora.load(bert, write({**files, lora.WEIGHTS: b"torn"}, tmp_path / "torn"))
     with pytest.raises(MainstemError, match=r"no adapter_config\.json"):
         lora.load(bert, write({}, tmp_path / "empty"))
+
+
+# --- layers that lie transposed -----------------------------------------------------------------------------------------
+
+GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+
+
+@pytest.fixture
+def gpt():
+    torch.manual_seed(0)
+    return encoder.build(GPT2, causal=True).eval()
+
+
+def logits(module):
+    with torch.no_grad():
+        return module(input_ids=IDS).logits
+
+
+def test_gpt2s_own_layers_are_adapted_saved_read_and_merged(gpt, tmp_path):
+    base, again, names = copy.deepcopy(gpt), copy.deepcopy(gpt), set(gpt.state_dict())
+    before = logits(gpt)
+    lora.attach(gpt, ("c_attn",), rank=3, alpha=12)
+    assert torch.allclose(logits(gpt), before, atol=1e-6)
+    assert {name for name in gpt.state_dict() if ".lora_" not in name} == names
+    for layer in lora.attached(gpt).values():
+        torch.nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(1))
+    ours = logits(gpt)
+    assert not torch.allclose(ours, before, atol=1e-2)
+    folder = write(lora.save(gpt), tmp_path / "adapter")
+    assert float((ours - logits(peft.PeftModel.from_pretrained(base, folder))).abs().max()) <= 1e-5
+    assert torch.equal(logits(lora.load(again, folder)), ours)
+    merged = lora.merge(gpt)
+    assert not lora.attached(merged)
+    assert torch.allclose(logits(merged), ours, atol=1e-5)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mainstem.contracts import Port
-from mainstem.runtimes._join import join, pad, rows_of, shared, split
+from mainstem.runtimes._join import join, lengths_of, pad, rows_of, shared, split, trim
 
 PORTS = {
     port.name: port
@@ -94,3 +94,22 @@ def test_padding_uses_the_value_of_the_port():
     assert pad(np.array([[1]]), PORTS["ids"], {"pad:tokens": 3}).tolist() == [[1, 7, 7]]
     same = np.array([[1]])
     assert pad(same, PORTS["ids"], {"pad:other": 3}) is same
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls())
+def test_a_cache_that_has_grown_in_a_joined_call_is_what_it_would_be_alone(parts):
+    """A graph that puts what is new behind what was there, as a decoder does."""
+    axes = {"cache": ("2", "row", "pad:past+tokens", "2"), "ids": ("row", "pad:tokens"), "vector": ("row", "3")}
+    given = {name: Port(name, "float32", axis) for name, axis in axes.items()}
+
+    def grow(call):
+        new = np.broadcast_to(call["ids"].astype(np.float32)[None, :, :, None], (2, *call["ids"].shape, 2))
+        return {"cache": np.concatenate([call["cache"], new], 2), "ids": call["ids"], "vector": call["vector"]}
+
+    joined = join(parts, PORTS)
+    answers = split(grow(joined), given, [rows_of(part, PORTS) for part in parts])
+    for part, answer in zip(parts, answers, strict=True):
+        alone = trim(answer, given, lengths_of(part, PORTS), lengths_of(joined, PORTS))
+        for name, array in grow(part).items():
+            np.testing.assert_array_equal(alone[name], array)

@@ -44,7 +44,7 @@ def test_the_backbone_is_a_folder_that_holds_together(whole):
     assert not files.broken(whole.backbone)
     assert json.loads((whole.backbone / "config.json").read_bytes())["width"] == 32
     log = [json.loads(line) for line in (whole.folder / "log.jsonl").read_text().splitlines()]
-    assert [(line["part"], line["step"]) for line in log] == [(1, 2), (1, 4), (2, 2)]
+    assert [(line["part"], line["step"]) for line in log] == [(1, 2), (1, 4), (1, 5), (2, 2), (2, 3)]
     assert all(np.isfinite(line["valid"]) for line in log)
 
 

@@ -74,6 +74,12 @@ def read(path: Path, longest: int = 256) -> Folder:
     )
 
 
+def is_causal(config: dict[str, Any]) -> bool:
+    """Whether the config names a decoder with a language-model head."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+
+
 def width(config: dict[str, Any]) -> int:
     """The width of the last hidden state. Raises MainstemError where the config does not tell."""
     for key in ("hidden_size", "d_model", "dim", "n_embd"):

@@ -74,6 +74,17 @@ def save(module: Any, ref: Ref, settings: Mapping[str, Any], **more: Any) -> dic
     return {"config.json": to_json(tree), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
 
 
+def save_family(module: Any, config: Mapping[str, Any]) -> dict[str, bytes | Path]:
+    """config.json and model.safetensors of a transformers module from scratch, as transformers reads them."""
+    from safetensors.torch import save as to_bytes
+
+    from mainstem.nn import decoder
+
+    weights = {name: tensor.contiguous() for name, tensor in decoder.weights(module).items()}
+    tree = {**config, "architectures": [type(module).__name__]}
+    return {"config.json": to_json(tree), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
+
+
 def to_json(tree: Mapping[str, Any]) -> bytes:
     """A config.json."""
     return files.to_json(dict(tree)).encode()

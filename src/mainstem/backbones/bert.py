@@ -10,8 +10,15 @@ from mainstem.backbones import _hub, _own, _tokens, hf
 from mainstem.contracts import Info, Ref
 from mainstem.errors import MainstemError, suggest
 
-DEFAULTS = {"vocab_size": 8000, "max_length": 128, "dropout": 0.1}
-SIZES = {"tiny": (2, 128), "small": (4, 256), "base": (12, 768)}  # layers, width; 64 channels a head
+DEFAULTS = {
+    "width": 0,  # 0: of the size
+    "layers": 0,
+    "heads": 0,  # 0: of 64 channels each
+    "max_length": 128,  # positions
+    "vocab_size": 8000,
+    "dropout": 0.1,
+}
+SIZES = {"tiny": (2, 128), "small": (4, 256), "base": (12, 768)}  # layers, width
 
 
 class Bert:
@@ -40,8 +47,16 @@ class Bert:
             return hf.plugin.build(ref)
         from mainstem.nn import encoder
 
-        module = encoder.build(_config(ref))
-        return module
+        return encoder.build(_config(ref))
+
+    def masked(self, ref: Ref) -> Any:
+        """transformers' module with the head that predicts masked tokens."""
+        _own.need_torch("bert")
+        if ref.folder:
+            return hf.plugin.masked(ref)
+        from mainstem.nn import encoder
+
+        return encoder.build(_config(ref), masked=True)
 
     def forward(self, module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """ids, mask [row, tokens] → mean, cls [row, width], sequence [row, tokens, width]."""
@@ -51,8 +66,7 @@ class Bert:
         """config.json, model.safetensors and tokenizer.json, as transformers reads them."""
         if ref.folder:
             return hf.plugin.save(module, ref)
-        files = _own.save(module, ref, {})
-        return files | {"config.json": _own.to_json(_config(ref))} | _tokens.tokenizer(ref)
+        return _own.save_family(module, _config(ref)) | _tokens.tokenizer(ref)
 
 
 def _settings(ref: Ref) -> dict[str, Any]:
@@ -66,14 +80,21 @@ def _config(ref: Ref) -> dict[str, Any]:
     s, size = _settings(ref), ref.variant or "tiny"
     if size not in SIZES:
         raise MainstemError(f"there is no bert of the size '{size}'", do=suggest(f"bert-{size}", [f"bert-{name}" for name in SIZES]))
-    layers, width = SIZES[size]
+    layers, width = s["layers"] or SIZES[size][0], s["width"] or SIZES[size][1]
+    heads = s["heads"] or max(1, width // 64)
+    if layers < 1 or heads < 1 or width < 1 or width % heads:
+        raise MainstemError(
+            f"a width of {width} cannot be parted among {heads} heads, or there are no {layers} layers",
+            where=f"backbone '{ref.text}'",
+            do="Choose a width that is a multiple of the heads.",
+        )
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
         "vocab_size": _tokens.vocabulary(ref, s),
         "hidden_size": width,
         "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
+        "num_attention_heads": heads,
         "intermediate_size": 4 * width,
         "hidden_dropout_prob": s["dropout"],
         "attention_probs_dropout_prob": s["dropout"],

@@ -34,16 +34,19 @@ def command(
         str, Option("-o", "--out", metavar="FILE", help=".csv, .tsv, .jsonl, .json or .parquet; default: CSV to the screen")
     ] = "",
     on_error: Annotated[OnError, Option(help="bad rows: fail names them all and writes nothing, skip leaves them out")] = OnError.fail,
+    options: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="an option of the model's task, such as temperature=0.8")
+    ] = None,
 ) -> None:
     """Predictions in the order of the rows: prediction, score, score.LABEL, and the interval where the model has one.
 
     A forecast is a row for each series and step: series, time, prediction, q0.1, …, q0.9.
     """
-    from mainstem import api
+    from mainstem import api, config
 
-    write = _writer(out)
+    write, given = _writer(out), dict(map(config.assignment, options or ()))
     loaded = api.load(model)
-    answers = loaded.predict(data, on_error="skip")
+    answers = loaded.predict(data, on_error="skip", options=given)
     bad = [str(answer["error"]) for answer in answers if "error" in answer]
     if bad:
         listed = " ".join(bad[:SHOWN]) + (f" And {len(bad) - SHOWN:,} more." if len(bad) > SHOWN else "")

@@ -1,43 +1,61 @@
-"""`mainstem pretrain --objective NAME -o DIR`."""
+"""`mainstem pretrain [DATA] --objective NAME [--backbone REF] -o DIR`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from mainstem.cli import INTERRUPTED, note
 from mainstem.cli.train import assigned, interruptible
+from mainstem.errors import MainstemError
 
 
 def command(
-    out: Annotated[str, Option("-o", "--out", metavar="DIR", help="the run folder; the backbone lies in DIR/backbone")],
+    data: Annotated[str, Argument(metavar="DATA", help="CSV, TSV, JSONL, Parquet or plain text, or a folder of such files")] = "",
+    out: Annotated[str, Option("-o", "--out", metavar="DIR", help="the run folder; the backbone lies in DIR/backbone")] = "",
     objective: Annotated[str, Option(metavar="NAME", help="`mainstem list objectives`")] = "",
+    backbone: Annotated[str | None, Option(metavar="REF", help="bert, gpt, … from scratch; hf:FOLDER to go on from it")] = None,
+    inputs: Annotated[list[str] | None, Option("--input", metavar="COL", help="a column to learn from; default: the one that fits")] = None,
     steps: Annotated[int | None, Option(metavar="N")] = None,
+    epochs: Annotated[int | None, Option(metavar="N", help="passes over the data")] = None,
+    batch_size: Annotated[int | None, Option(metavar="N")] = None,
+    accumulate: Annotated[int | None, Option(metavar="N", help="compute a batch in N parts: less memory, the same step")] = None,
     lr: Annotated[float | None, Option(metavar="X")] = None,
     optimizer: Annotated[str | None, Option(metavar="NAME", help="adamw, muon, …")] = None,
     schedule: Annotated[str | None, Option(metavar="NAME", help="constant, cosine, …")] = None,
+    precision: Annotated[
+        str | None, Option(metavar="float32|bfloat16|auto", help="auto: bfloat16 where it is measured to be faster")
+    ] = None,
+    compile: Annotated[bool, Option("--compile", help="compile the networks first")] = False,
     seed: Annotated[int | None, Option(metavar="N")] = None,
     resume: Annotated[bool, Option("--resume", help="go on with an unfinished run")] = False,
     config: Annotated[str, Option("-c", "--config", metavar="FILE", help="a config; flags win over it")] = "",
     assignments: Annotated[list[str] | None, Option("--set", metavar="A.B=VALUE", help="any field of the config")] = None,
 ) -> int:
-    """Train a backbone from scratch. So far the in-context network for tables, which `train` does not take yet."""
+    """Train a backbone from scratch, or go on from one that was brought. Started by `torchrun`, the processes share the work."""
     from mainstem import api
     from mainstem.training.run import Stop
 
-    training = {"steps": steps, "lr": lr, "optimizer": optimizer, "schedule": schedule}
-    settings = {f"training.{name}": value for name, value in training.items() if value is not None}
-    settings |= {"seed": seed} if seed is not None else {}
-    settings |= assigned(assignments or [])
+    if not out:
+        raise MainstemError("there is no place for the backbone", do="Name one: -o DIR.")
+    given = {
+        "backbone": backbone, "inputs": inputs, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "optimizer": optimizer, "schedule": schedule, "seed": seed, "training.accumulate": accumulate, "training.precision": precision,
+        "training.compile": compile or None,
+    }  # fmt: skip
+    settings = {**{name: value for name, value in given.items() if value is not None}, **assigned(assignments or [])}
     stop, reporter = Stop(), _Reporter()
     with interruptible(stop, "stopping: the backbone is written as it stands (once more stops at once)"), reporter:
         made = api.pretrain(
-            objective, out=out, config=config or None, resume=resume, say=reporter.say, report=reporter, stopped=stop, **settings
+            data, objective, out=out, config=config or None, resume=resume, say=reporter.say, report=reporter, stopped=stop, **settings
         )
+    if not made.is_first:
+        return INTERRUPTED if made.interrupted else 0
     loss = "" if made.valid is None else f", held-out loss {made.valid:.4f}"
-    print(f"Backbone: {made.backbone} ({made.steps:,} steps{loss})")
+    told = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in made.figures.items())
+    print(f"Backbone: {made.backbone} ({made.steps:,} steps{loss}{told})")
     if made.interrupted:
         note("interrupted: the backbone is as it stood; --resume goes on")
     return INTERRUPTED if made.interrupted else 0
@@ -66,13 +84,13 @@ class _Reporter:
         if "warning" in figures:
             self.say(str(figures["warning"]))
         elif "step" in figures:
-            self._switch(figures["stage"], figures.get("total"))
+            self._switch(figures["stage"], figures.get("total"), "tokens" if figures.get("tokens") else "batches")
             if figures.get("ended"):
-                self.bar.epoch(figures["step"], {"loss": figures["loss"], "held-out": figures.get("valid")})
+                self.bar.epoch(figures["step"], _line(figures))
             else:
-                self.bar.step(figures["step"], figures.get("loss", float("nan")), figures["rows"])
+                self.bar.step(figures["step"], figures.get("loss", float("nan")), figures.get("tokens") or figures["rows"])
 
-    def _switch(self, stage: int, total: int | None = None) -> None:
+    def _switch(self, stage: int, total: int | None = None, unit: str = "") -> None:
         if stage == self.stage:
             return
         if self.bar is not None:
@@ -81,4 +99,13 @@ class _Reporter:
         if stage:
             from mainstem.training.progress import Progress
 
-            self.bar = Progress(f"stage {stage}", total, log_every=1, units=("step", "batches")).__enter__()
+            self.bar = Progress(f"stage {stage}", total, log_every=1, units=("step", unit)).__enter__()
+
+
+_NAMES = {"valid": "held-out", "bits_per_byte": "bits/byte", "tokens_per_second": "tokens/s", "of_limit": "of the machine's limit"}
+
+
+def _line(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a line tells of one look at held-out data."""
+    shown = ("loss", "valid", "perplexity", "bits_per_byte", "tokens_per_second", "of_limit")
+    return {_NAMES.get(name, name): figures.get(name) for name in shown}

@@ -25,7 +25,7 @@ def parse(text: str, where: str, *, usual: str = ",", base: Path | None = None) 
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise MainstemError(f"line {line} holds a NUL byte, so this is no text file or a damaged one", where=where)
-    delimiter = _delimiter(text, usual)
+    delimiter = find_delimiter(text, usual)
     notes = [] if delimiter == usual else [f"columns are separated by '{_DELIMITERS[delimiter]}'"]
     header, records, numbers = _records(text, delimiter, where)
     names = column_names(header, where, notes)
@@ -53,7 +53,7 @@ def column_names(header: Sequence[str], where: str, notes: list[str]) -> list[st
     return names
 
 
-def _delimiter(text: str, usual: str) -> str:
+def find_delimiter(text: str, usual: str) -> str:
     """The usual one where it parts the header; else the one that parts header and first records alike, into most columns."""
     widths = {d: _widths(text, d) for d in (usual, *_DELIMITERS)}
     if widths[usual][:1] > [1]:
@@ -63,7 +63,7 @@ def _delimiter(text: str, usual: str) -> str:
 
 
 def _widths(text: str, delimiter: str) -> list[int]:
-    with _large_fields():
+    with large_fields():
         try:
             records = islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), _SAMPLE)
             return [len(record) for record in records if record]
@@ -82,7 +82,7 @@ def _records(text: str, delimiter: str, where: str) -> tuple[list[str], list[lis
     numbers: list[int] = []
     start = 1
     try:
-        with _large_fields():
+        with large_fields():
             for record in reader:
                 if not header:
                     header = record
@@ -104,7 +104,7 @@ def _records(text: str, delimiter: str, where: str) -> tuple[list[str], list[lis
 def _check_closed(text: str, delimiter: str, start: int, where: str) -> None:
     """The last record spans several lines: an error where its quote is never closed."""
     end = "".join(islice(io.StringIO(text, newline=""), start - 1, None))
-    with _large_fields():
+    with large_fields():
         try:
             list(csv.reader(io.StringIO(end, newline=""), delimiter=delimiter, strict=True))
         except csv.Error as error:
@@ -135,7 +135,7 @@ def _check_ragged(records: list[list[str]], numbers: list[int], width: int, wher
 
 
 @contextmanager
-def _large_fields() -> Iterator[None]:
+def large_fields() -> Iterator[None]:
     """The csv module's limit is one for the process: raised while we read, then as it was."""
     before = csv.field_size_limit(_LARGEST)
     try:

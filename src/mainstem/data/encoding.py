@@ -26,22 +26,31 @@ def decode(data: bytes, where: str, encoding: str = "") -> tuple[str, str]:
 
     Raises MainstemError "undecodable bytes" with the line and the byte, or where the encoding is unknown.
     """
+    codec, note = detect(data, where, encoding)
+    return _decode_as(data, where, codec), note
+
+
+def detect(data: bytes, where: str, encoding: str = "") -> tuple[str, str]:
+    """The codec of `data` (a file, or whole lines of its beginning), and a note as `decode` gives it; `encoding` is taken as it is.
+
+    Raises MainstemError "undecodable bytes" where it is none of those that are recognised.
+    """
     if encoding:
-        return _decode_as(data, where, encoding), ""
+        return encoding, ""
     if data.startswith(codecs.BOM_UTF8):
-        return _decode_as(data, where, "utf-8-sig"), "read as UTF-8 with a byte-order mark"
+        return "utf-8-sig", "read as UTF-8 with a byte-order mark"
     for mark, name in _MARKS:
         if data.startswith(mark):
-            return _decode_as(data, where, name), f"read as {name.upper()} {_OVERRIDE}"
+            return name, f"read as {name.upper()} {_OVERRIDE}"
     if b"\0" in data[:_SAMPLE] and (name := _zero_bytes(data)):
-        return _decode_as(data, where, name), f"read as {name.upper()} {_OVERRIDE}"
+        return name, f"read as {name.upper()} {_OVERRIDE}"
     try:
-        return data.decode(), ""
+        data.decode()
     except UnicodeDecodeError as error:
-        text = _chinese(data)
-        if text is None:
+        if not _is_chinese(data):
             raise _undecodable(data, where, error.start, "UTF-8") from None
-        return text, f"read as GB18030 {_OVERRIDE}"
+        return "gb18030", f"read as GB18030 {_OVERRIDE}"
+    return "utf-8", ""
 
 
 def _decode_as(data: bytes, where: str, encoding: str) -> str:
@@ -81,8 +90,8 @@ def _plausible(text: str) -> float:
     return good / max(len(text), 1)
 
 
-def _chinese(data: bytes) -> str | None:
-    """`data` as GB18030 where it decodes and looks Chinese, else None.
+def _is_chinese(data: bytes) -> bool:
+    """Whether `data` decodes as GB18030 and looks Chinese.
 
     Latin-1 text and broken UTF-8 often decode as GB18030 too, into rare characters: in Chinese text most are of the
     first level of GB 2312 (lead bytes B0 to D7) or its symbols (A1 to A9), traditional writing included.
@@ -90,8 +99,8 @@ def _chinese(data: bytes) -> str | None:
     try:
         text = data.decode("gb18030")
     except UnicodeDecodeError:
-        return None
+        return False
     wide = [c for c in text[: 4 * _SAMPLE] if c >= "\x80"] or [c for c in text if c >= "\x80"]
     codes = [c.encode("gb2312", errors="replace") for c in wide]
     common = sum(len(code) == 2 and (code[0] <= 0xA9 or 0xB0 <= code[0] <= 0xD7) for code in codes)
-    return text if common >= 0.4 * len(wide) else None
+    return common >= 0.4 * len(wide)

@@ -52,6 +52,15 @@ def read_parquet(path: Path) -> Rows:
     return from_arrow(table, str(path))
 
 
+def open_parquet(path: Path) -> Any:
+    """A pyarrow ParquetFile, of which nothing but the footer is read."""
+    parquet = _library("pyarrow.parquet", "Reading Parquet")
+    try:
+        return parquet.ParquetFile(path)
+    except (_library("pyarrow", "Reading Parquet").ArrowException, OSError) as error:
+        raise MainstemError(f"this is not a readable Parquet file: {' '.join(str(error).split())}", where=str(path)) from None
+
+
 def read_xlsx(path: Path) -> Rows:
     """The first sheet of a spreadsheet: its first row that is not empty is the header, cells are typed as the sheet holds them."""
     openpyxl = _library("openpyxl", "Reading spreadsheets")

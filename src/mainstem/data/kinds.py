@@ -60,8 +60,13 @@ def infer(
     if roles and plugin.inputs:
         inputs = list(roles.values())
         kinds = {**{column: plugin.inputs[role] for role, column in roles.items()}, **kinds}
-    _check_names(rows, targets, inputs, kinds, needed=plugin.target is not None or not task)
+    if plugin.continues and not targets and not inputs and {"prompt", "completion"} <= rows.columns.keys():
+        targets, inputs = ["completion"], ["prompt"]
+    _check_names(rows, targets, inputs, kinds, needed=(plugin.target is not None and not plugin.continues) or not task)
     notes: list[str] = []
+    if plugin.continues:
+        inputs = [_continued(rows, targets, inputs, kinds, task, str(plugin.target), exclude, notes)]
+        kinds[inputs[0]] = str(plugin.target)
     answers, task = _answers(rows, targets, kinds, task, plugin, separator, notes)
     names = list(inputs) or [name for name in rows.columns if name not in targets and name not in exclude]
     columns = _input_columns(rows, names, kinds, notes, keep=list(roles.values()))
@@ -85,6 +90,33 @@ def _roles(rows: Rows, task: str, wanted: Mapping[str, str] | None, inputs: Sequ
             do=f"Say which column it is: --input {missing[0]}=COLUMN. {suggest(roles[missing[0]], rows.columns)}",
         )
     return roles
+
+
+def _continued(
+    rows: Rows,
+    targets: Sequence[str],
+    inputs: Sequence[str],
+    kinds: Mapping[str, str],
+    task: str,
+    modality: str,
+    exclude: Sequence[str],
+    notes: list[str],
+) -> str:
+    """The one column whose values a task goes on with. Raises MainstemError where there is none, or more than one to choose from."""
+    names = list(inputs) or [name for name in rows.columns if name not in targets and name not in exclude]
+    fitting = [n for n in names if (kinds.get(n) or kind_of(rows.columns[n], rows.base, alone=len(names) == 1)) == modality]
+    chosen = names if len(names) == 1 else fitting
+    if len(chosen) != 1 or len(inputs) > 1:
+        found = _listed([f"'{name}'" for name in inputs or chosen]) or "none"
+        raise MainstemError(
+            f"the task {task} goes on with one column of {modality}, and there are {len(inputs or chosen)}: {found}",
+            where=rows.where,
+            do="Say which: --input COLUMN.",
+        )
+    name, left = chosen[0], [each for each in names if each != chosen[0]]
+    goal = f"goes on to '{targets[0]}'" if targets else "is learned from whole, and continued"
+    notes.append(f"'{name}' {goal}{f'; {_listed(left)} left out' if left else ''} (--input, --target override)")
+    return name
 
 
 @functools.cache
@@ -311,6 +343,8 @@ def _answers_of(
         return _answers(rows, targets, kinds, TASKS[plugin.target], plugin, separator, notes)[0]
     if len(targets) > 1:
         raise MainstemError(f"the task {task} has one target, and {len(targets)} are named", do="Name one target.")
+    if not targets:
+        return []
     if all(is_missing(cell) for cell in rows.columns[targets[0]]):
         raise MainstemError(f"the target '{targets[0]}' is missing in every row", where=rows.where)
     return [Column(targets[0], plugin.target, dict(plugin.processors.get("target", {})))]

@@ -53,7 +53,13 @@ class Family(Protocol):
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:
-    """Arrays of a kind of answer: "category", "labels", "number", "series" or "anomaly". Classes beyond `labels` that occur get score 0."""
+    """Arrays of a kind of answer: "category", "labels", "number", "series", "anomaly", or "text", whose predictions say all that is counted.
+
+    Classes beyond `labels` that occur get score 0.
+    """
+    if kind == "text":
+        told = np.array([[p.more[name] for name in ("nats", "tokens", "bytes")] for p in predictions], np.float64).reshape(-1, 3)
+        return Answers(np.zeros(len(told)), np.zeros(len(told)), told)
     if kind == "series":
         return Answers(np.zeros(len(targets)), np.zeros(len(targets)), forecasts.statistics(predictions, targets))
     if kind == "anomaly":
@@ -280,12 +286,29 @@ class Errors:
         return {"r2": 1 - _divide(squared, spread), "rmse": np.sqrt(_divide(squared, rows)), "mae": _divide(absolute, rows), "mape": mape}
 
 
+class Likelihood:
+    """Of texts whose predictions say how likely they are. Statistics: nats, tokens, bytes."""
+
+    names = ("bits_per_byte", "perplexity")
+
+    def rows(self, answers: Answers) -> Array:
+        """[n, 3]."""
+        return answers.scores
+
+    def figures(self, stats: Array, counts: Array) -> Figures:
+        """Σ bits / Σ bytes, which no tokenizer changes, and e to the power of Σ nats / Σ tokens."""
+        nats, tokens, size = (counts @ stats).T
+        with np.errstate(over="ignore"):
+            return {"bits_per_byte": _divide(nats / np.log(2), size), "perplexity": np.exp(_divide(nats, tokens))}
+
+
 FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "category": (Confusion(), Ranks(), Probabilities(), Calibration()),
     "labels": (LabelSets(), Ranks()),
     "number": (Errors(),),
     "series": (forecasts.Forecasts(),),
     "anomaly": (alarms.Order(Ranks()), alarms.Alarms()),
+    "text": (Likelihood(),),
 }
 
 # --- by name ----------------------------------------------------------------------------------------------------------
@@ -320,7 +343,7 @@ def kind_of(task: str) -> tuple[str, tuple[str, ...]]:
     """What kind of answer a task gives ("" where there are no figures for it), and the names of its metrics."""
     plugin = registry.load("tasks", task).plugin
     kind = plugin.target or registry.ALIASES.get(task, task)
-    return (kind, plugin.metrics) if kind in FAMILIES else ("", ())
+    return (kind, plugin.metrics) if kind in FAMILIES and plugin.metrics else ("", ())
 
 
 def metrics(task: str, labels: Sequence[str] = ()) -> dict[str, Figure]:

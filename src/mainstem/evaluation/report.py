@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ def evaluate(
     {"task", "rows", "metrics": {NAME: {"value", "low", "high"}}, "baseline": {NAME: {"value"}}, "classes": {LABEL: {"rows",
     "precision": {"value", "low", "high"}, "recall", "f1"}}}; a figure is null where it is undefined, and says "resamples"
     where the size of the data allowed fewer than asked. "failed" counts rows that were answered by an error, which no
-    figure includes. groups: what rows are resampled by. train_targets: what the baseline is fitted on, else on `targets`.
+    figure includes. targets: empty where the predictions say all that is counted. groups: what rows are resampled by.
+    train_targets: what the baseline is fitted on, else on `targets`.
     """
     kind, names = metrics.kind_of(task_name)
-    kind = kind if len(targets) else ""  # labels of anomalies may be there or not
+    kind = kind if len(targets) or kind == "text" else ""  # labels of anomalies may be there or not
+    targets = targets if len(targets) else [None] * len(predictions)
     good = [i for i, p in enumerate(predictions) if not isinstance(p, MainstemError)]
     answered, targets = _answered(predictions), [targets[i] for i in good if kind]
     report: dict[str, Json] = {"task": task_name, "rows": len(good), "metrics": {}, "baseline": {}}
@@ -51,7 +54,10 @@ def evaluate(
     arrays = metrics.answers(kind, answered, targets, labels)
     found = intervals.bootstrap(metrics.FAMILIES[kind], arrays, groups, resamples, seed)
     report["metrics"] = {name: _entry(*found[name], resamples) for name in names if name in found}
-    trivial = _baseline(kind, targets, train_targets if train_targets is not None and len(train_targets) else targets, labels)
+    if kind == "text":  # the model holds its own baseline, over its own tokens
+        trivial = _points(kind, [replace(p, more={**p.more, "nats": p.more["baseline"]}) for p in answered], targets, labels)
+    else:
+        trivial = _baseline(kind, targets, train_targets if train_targets is not None and len(train_targets) else targets, labels)
     report["baseline"] = {name: {"value": trivial[name]} for name in report["metrics"]}
     if arrays.classes:
         report["classes"] = {label: _class(found, i, arrays, resamples) for i, label in enumerate(arrays.classes)}
@@ -63,8 +69,9 @@ def point_metrics(
 ) -> dict[str, float | None]:
     """The metrics of a task by name without intervals, None where undefined; rows answered by an error are left out."""
     kind, names = metrics.kind_of(task_name)
-    if not kind or not len(targets):
+    if not kind or not (len(targets) or kind == "text"):
         return dict.fromkeys(names)
+    targets = targets if len(targets) else [None] * len(predictions)
     kept = [t for p, t in zip(predictions, targets, strict=True) if not isinstance(p, MainstemError)]
     values = _points(kind, _answered(predictions), kept, labels) if kept else {}
     return {name: values.get(name) for name in names}

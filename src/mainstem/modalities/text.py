@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mainstem import schema
-from mainstem.contracts import Array, Arrays, Json, Meta, Modality, State
+from mainstem.contracts import Array, Arrays, Json, Meta, State
 from mainstem.errors import MainstemError
 from mainstem.modalities.category import spell
 
@@ -39,6 +39,12 @@ def _classes() -> Array:
     for first, last in ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)):  # kana, han
         classes[first : last + 1] = _CJK
     return classes
+
+
+def ideographs(text: str) -> Array:
+    """Whether each character is one of those that are words by themselves: kana and han (bool [characters])."""
+    found: Array = _classes()[np.frombuffer(text.encode("utf-32-le"), np.uint32)] == _CJK
+    return found
 
 
 def _mixed(hashes: Array, salt: int) -> Array:
@@ -175,25 +181,27 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 @lru_cache(maxsize=8)
 def _tokenizer(data: bytes, max_length: int) -> Tokenizer:
-    """The tokenizer of these bytes, cutting at `max_length` tokens. bytes remember their own hash, so looking it up is quick."""
+    """The tokenizer of these bytes, cutting at `max_length` tokens (0: nowhere). bytes remember their hash: looking it up is quick."""
     tokenizer = Tokenizer.from_str(data.decode())
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length) if max_length else tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # "[SEP]" written by a user is five characters, not the end of a part
     return tokenizer
 
 
-def _trained(texts: Sequence[str], vocab_size: int) -> bytes:
-    """A byte-level BPE (Sennrich et al. 2016; GPT-2's bytes) with the special tokens of BERT, as tokenizer.json."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, end: str = "") -> bytes:
+    """A byte-level BPE (Sennrich et al. 2016; GPT-2's bytes) as tokenizer.json, with the special tokens of BERT, or with `end` alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    special = [end] if end else ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if end:
+        return str(tokenizer.to_str()).encode()
     pairs = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=pairs
@@ -203,7 +211,7 @@ def _trained(texts: Sequence[str], vocab_size: int) -> bytes:
 
 def _fit_tokens(settings: Mapping[str, Any], texts: Sequence[str]) -> State:
     if "train" in settings:
-        data = _trained(texts, int(settings["train"].get("vocab_size", 8000)))
+        data = train_tokenizer(texts, int(settings["train"].get("vocab_size", 8000)), settings["train"].get("end", ""))
     else:
         path = Path(settings["file"])
         try:
@@ -221,9 +229,11 @@ def _fit_tokens(settings: Mapping[str, Any], texts: Sequence[str]) -> State:
 class Text:
     """The modality of texts.
 
-    Settings: "form" ngrams (default) or tokens. ngrams: "word_max", "char_min", "char_max", "cjk_max" (lengths), "buckets",
-    "most" (n-grams a row), "min_df", "idf", "norm" (l2 or mean). tokens: "file" (a tokenizer.json to take) or "train"
-    {"vocab_size"}, "tokenizer" (its name in State.files), "max_length", "prefix", "pad".
+    Settings: "form" ngrams (default), tokens, or plain (no arrays: a task encodes it itself).
+    ngrams: "word_max", "char_min", "char_max", "cjk_max" (lengths), "buckets", "most" (n-grams a row), "min_df", "idf",
+    "norm" (l2 or mean). tokens: "file" (a tokenizer.json to take) or "train" {"vocab_size", "end": the only special token},
+    "tokenizer" (its name in State.files), "max_length" (0: any), "prefix", "pad", "begin" (the id that every text starts
+    with, in place of the tokenizer's own special tokens).
     """
 
     fit_only = ("file", "train")  # a model holds the tokenizer, not where it came from
@@ -243,31 +253,39 @@ class Text:
     def fit(self, settings: Mapping[str, Any], values: Sequence[str | None]) -> State:
         """n-grams: how rare each bucket is. tokens: the tokenizer's bytes, taken from a file or trained, and its pad id."""
         texts = [value or "" for value in values]
-        return _fit_tokens(settings, texts) if _form(settings) == "tokens" else _Grams.of(settings).fit(texts)
+        form = _form(settings)
+        return _fit_tokens(settings, texts) if form == "tokens" else _Grams.of(settings).fit(texts) if form == "ngrams" else State()
 
     def encode(
         self, values: Sequence[str | None], settings: Mapping[str, Any], state: State, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """→ {"ids": int64 [n, L], "weights": float32 [n, L]} or {"ids", "mask": int64 [n, L]}; a missing text is an empty one."""
         texts = [value or "" for value in values]
+        if _form(settings) == "plain":
+            return {}, {}
         if _form(settings) == "ngrams":
             return _Grams.of(settings).encode(texts, state.arrays["idf"]), {}
-        data = state.files[settings.get("tokenizer", TOKENIZER)]
-        tokenizer = _tokenizer(data, int(settings.get("max_length", 256)))
-        found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts])
-        lengths = np.array([len(one.ids) for one in found], np.int64)
-        mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
-        ids = np.full(mask.shape, settings.get("pad", state.json.get("pad", 0)), np.int64)
-        ids[mask] = np.fromiter((i for one in found for i in one.ids), np.int64, int(lengths.sum()))
-        return {"ids": ids, "mask": mask.astype(np.int64)}, {}
+        return padded(self.tokens(texts, settings, state), int(settings.get("pad", state.json.get("pad", 0)))), {}
+
+    def tokens(self, texts: Sequence[str], settings: Mapping[str, Any], state: State) -> list[list[int]]:
+        """The token ids of each text, in the form "tokens"."""
+        begin, longest = settings.get("begin"), int(settings.get("max_length", 256))
+        room = longest - (begin is not None) if longest else 0
+        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], room)
+        found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts], add_special_tokens=begin is None)
+        return [one.ids if begin is None else [begin, *one.ids] for one in found]
+
+    def untokenize(self, ids: Sequence[int], settings: Mapping[str, Any], state: State) -> str:
+        """Token ids → their text, without special tokens."""
+        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], int(settings.get("max_length", 256)))
+        return str(tokenizer.decode(list(ids)))
 
     def decode(self, arrays: Arrays, meta: Meta, settings: Mapping[str, Any], state: State) -> list[str]:
         """{"ids", "mask"} of tokens → texts. n-grams do not lead back to a text: raises TypeError."""
-        if _form(settings) == "ngrams":
-            raise TypeError("n-grams cannot be decoded")
-        tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], int(settings.get("max_length", 256)))
+        if _form(settings) != "tokens":
+            raise TypeError("only tokens can be decoded")
         rows = zip(np.asarray(arrays["ids"]), np.asarray(arrays["mask"]) > 0, strict=True)
-        return [str(tokenizer.decode(ids[mask].tolist())) for ids, mask in rows]
+        return [self.untokenize(ids[mask].tolist(), settings, state) for ids, mask in rows]
 
     def edges(self, settings: Mapping[str, Any], state: State) -> list[Any]:
         """Cells that another reader might take otherwise: missing ones, and a text of many scripts, cases and forms."""
@@ -278,11 +296,20 @@ class Text:
         return value
 
 
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Array]:
+    """Token ids of differing lengths → {"ids", "mask": int64 [n, L]}, L the longest, at least 1; the right end is filled with `pad`."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
+    ids = np.full(mask.shape, pad, np.int64)
+    ids[mask] = np.fromiter((i for row in rows for i in row), np.int64, int(lengths.sum()))
+    return {"ids": ids, "mask": mask.astype(np.int64)}
+
+
 def _form(settings: Mapping[str, Any]) -> str:
     form = str(settings.get("form", "ngrams"))
-    if form not in ("ngrams", "tokens"):
-        raise MainstemError(f"there is no form of text '{form}'", do="Known: ngrams, tokens.")
+    if form not in ("ngrams", "tokens", "plain"):
+        raise MainstemError(f"there is no form of text '{form}'", do="Known: ngrams, tokens, plain.")
     return form
 
 
-plugin: Modality = Text()
+plugin = Text()

@@ -1,4 +1,4 @@
-"""transformers' own encoders: built from a config or a folder, and run with padding that never changes an answer."""
+"""transformers' own networks: built from a config or a folder; encoders run with padding that never changes an answer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from torch.nn import functional
 from mainstem.nn import pooling
 
 
-def build(config: Mapping[str, Any]) -> nn.Module:
-    """A transformers model with random weights; `config` names its model_type. Raises ValueError for one that is not known."""
-    return _class(config)(_config(config), **_options(config))
+def build(config: Mapping[str, Any], *, causal: bool = False, masked: bool = False) -> nn.Module:
+    """A transformers model with random weights; `config` names its model_type. Raises ValueError for one that is not known.
+
+    causal: the decoder with its language-model head in place of the bare network; masked: with the head that predicts masked tokens.
+    """
+    family = _class(config, causal, masked)
+    return cast(nn.Module, family(_config(config), **_options(family)))
 
 
-def load(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+def load(folder: Path, config: Mapping[str, Any], *, causal: bool = False, masked: bool = False) -> nn.Module:
     """The transformers model of a folder, from its safetensors, in float32, never with code of the folder.
 
-    Raises ValueError for an unknown model_type, OSError for weights that cannot be read or are not all there.
+    A head that predicts masked tokens is random where the folder has none. Raises ValueError for an unknown model_type, OSError for
+    weights that cannot be read or are not all there.
     """
-    family = _class(config)
+    family = _class(config, causal, masked)
     try:
         with _quiet():
             module, report = family.from_pretrained(
@@ -37,12 +42,13 @@ def load(folder: Path, config: Mapping[str, Any]) -> nn.Module:
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
-                **_options(config),
+                **_options(family),
             )
     except (SafetensorError, RuntimeError) as error:
         raise OSError(str(error)) from error
-    if report["missing_keys"]:  # transformers fills them with random numbers
-        raise OSError(f"{len(report['missing_keys'])} tensors are missing, among them {sorted(report['missing_keys'])[0]}")
+    missing = sorted(key for key in report["missing_keys"] if not masked or key.startswith(f"{module.base_model_prefix}."))
+    if missing:  # transformers fills them with random numbers
+        raise OSError(f"{len(missing)} tensors are missing, among them {missing[0]}")
     return cast(nn.Module, module)
 
 
@@ -83,12 +89,13 @@ def _config(config: Mapping[str, Any]) -> Any:
     return AutoConfig.for_model(config["model_type"], **tree, attn_implementation="sdpa")
 
 
-def _class(config: Mapping[str, Any]) -> Any:
-    from transformers import MODEL_MAPPING
+def _class(config: Mapping[str, Any], causal: bool, masked: bool) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    return MODEL_MAPPING[type(_config(config))]
+    known = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING if masked else MODEL_MAPPING
+    return known[type(_config(config))]
 
 
-def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+def _options(family: Any) -> dict[str, Any]:
     """No pooling layer: it belongs to the family's old pretraining, and nothing here reads it."""
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(_class(config).__init__).parameters else {}
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(family.__init__).parameters else {}

@@ -26,12 +26,16 @@ PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
 class LoraLinear(nn.Linear):
-    """y = W·x + b + alpha/rank · B·A·dropout(x), with W and b of the layer it replaces."""
+    """y = W·x + b + alpha/rank · B·A·dropout(x), with W and b of the layer it replaces.
 
-    def __init__(self, layer: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+    `transposed`: W lies as [in, out], as GPT-2's own layer (transformers' Conv1D) keeps it.
+    """
+
+    def __init__(self, layer: Any, rank: int, alpha: float, dropout: float) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
+        self.transposed = _is_conv1d(layer)
+        self.out_features, self.in_features = layer.weight.shape[::-1] if self.transposed else layer.weight.shape
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "bias": False}
         self.lora_A = nn.utils.skip_init(nn.Linear, self.in_features, rank, **like)
@@ -41,15 +45,31 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
         kept = functional.dropout(input, self.dropout, self.training)
-        return super().forward(input) + self.lora_B(self.lora_A(kept)) * (self.alpha / self.rank)
+        own = functional.linear(input, self.weight.T if self.transposed else self.weight, self.bias)
+        return own + self.lora_B(self.lora_A(kept)) * (self.alpha / self.rank)
 
-    def plain(self) -> nn.Linear:
+    def plain(self) -> Any:
         """The layer with the adapter added to its weights."""
-        layer = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device)
+        layer: Any = _conv1d(self) if self.transposed else nn.utils.skip_init(nn.Linear, self.in_features, self.out_features)
         added = self.lora_B.weight @ self.lora_A.weight * (self.alpha / self.rank)
-        layer.weight = nn.Parameter((self.weight + added).detach(), requires_grad=False)
+        layer.weight = nn.Parameter((self.weight + (added.T if self.transposed else added)).detach(), requires_grad=False)
         layer.bias = self.bias
         return layer
+
+
+def _is_conv1d(layer: nn.Module) -> bool:
+    """Whether it is GPT-2's kind of linear layer, told by its name: its class lies in transformers."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def _conv1d(layer: LoraLinear) -> Any:
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D(layer.out_features, layer.in_features)
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or _is_conv1d(layer)
 
 
 def attach(
@@ -59,9 +79,10 @@ def attach(
 
     A is drawn from `seed` as PEFT draws it, B is 0. Returns the module. Raises MainstemError where no layer is named so.
     """
-    found = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear) and any(f".{n}".endswith(f".{s}") for s in slots)]
+    linears = [(n, m) for n, m in module.named_modules() if _is_linear(m)]
+    found = [(n, m) for n, m in linears if any(f".{n}".endswith(f".{s}") for s in slots)]
     if not found:
-        linear = sorted({n.rpartition(".")[2] for n, m in module.named_modules() if isinstance(m, nn.Linear)})
+        linear = sorted({n.rpartition(".")[2] for n, _ in linears})
         raise MainstemError(
             f"no linear layer is named {' or '.join(slots) or 'at all'}, so LoRA has nothing to adapt",
             do=f"Known: {', '.join(linear)}." if linear else "Take --adapt probe or --adapt full.",
@@ -70,8 +91,8 @@ def attach(
     module.requires_grad_(False)
     for name, layer in found:
         adapted = _put(module, name, LoraLinear(layer, rank, alpha, dropout))
-        bound = 1 / math.sqrt(layer.in_features)  # kaiming_uniform with a = √5
-        drawn = torch.rand(rank, layer.in_features, generator=generator) * 2 * bound - bound
+        bound = 1 / math.sqrt(adapted.in_features)  # kaiming_uniform with a = √5
+        drawn = torch.rand(rank, adapted.in_features, generator=generator) * 2 * bound - bound
         adapted.lora_A.weight.data.copy_(drawn)
     return module
 
@@ -95,7 +116,7 @@ def save(module: nn.Module) -> dict[str, bytes]:
         "lora_dropout": first.dropout,
         "target_modules": sorted(layers),  # whole names: no other layer that ends alike is wrapped
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": first.transposed,
         "use_rslora": False,
         "use_dora": False,
         "modules_to_save": None,
@@ -124,7 +145,7 @@ def load(module: nn.Module, folder: Path) -> nn.Module:
     for name in names:
         layer = layers.get(name)
         down, up = (weights.get(f"{PREFIX}{name}.{part}.weight") for part in ("lora_A", "lora_B"))
-        if not isinstance(layer, nn.Linear) or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(layer.weight.shape):
+        if layer is None or not _is_linear(layer) or down is None or up is None or not _fits(layer, down, up):
             raise MainstemError(f"the adapter is of another model: it has no fitting layer '{name}'", where=str(folder))
         rank = down.shape[0]
         alpha = float(config["lora_alpha"]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
@@ -139,6 +160,11 @@ def merge(module: nn.Module) -> nn.Module:
     for name, layer in attached(module).items():
         _put(module, name, layer.plain())
     return module
+
+
+def _fits(layer: Any, down: Tensor, up: Tensor) -> bool:
+    shape = (up.shape[0], down.shape[1])
+    return bool(layer.weight.shape == (shape[::-1] if _is_conv1d(layer) else shape))
 
 
 def _put(module: nn.Module, name: str, layer: Any) -> Any:
@@ -163,7 +189,7 @@ def _config(path: Path) -> Mapping[str, Any]:
         float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MainstemError("this is no adapter_config.json of PEFT", where=str(path)) from error
-    for key in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
             raise MainstemError(f"adapters with '{key}' cannot be loaded", where=str(path))
     if config.get("bias", "none") != "none":

@@ -164,7 +164,8 @@ class Tables(Objective):
 class Made:
     """Tables as the loop draws them; held-out ones are of one shape, whatever the stage."""
 
-    lengths: Array | None = None
+    rows: int | None = None
+    lengths: Any = None
 
     def __init__(self, objective: Tables, length: int) -> None:
         self.objective, self.length = objective, length

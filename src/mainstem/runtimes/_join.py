@@ -25,17 +25,23 @@ def pad(array: Array, port: Port, lengths: Mapping[str, int]) -> Array:
     return np.pad(array, widths, constant_values=port.pad) if any(w for _, w in widths) else array
 
 
+def lengths_of(arrays: Arrays, ports: Mapping[str, Port]) -> dict[str, int]:
+    """The length of each "pad" axis of a call's inputs."""
+    return {
+        axis: size
+        for name, array in arrays.items()
+        for axis, size in zip(ports[name].axes, array.shape, strict=True)
+        if axis.startswith("pad:")
+    }
+
+
 def join(parts: Sequence[Arrays], ports: Mapping[str, Port]) -> dict[str, Array]:
     """Arrays of several calls → one call's: padded to the longest, rows one after the other, row numbers shifted."""
     if len(parts) == 1:
         return dict(parts[0])
     starts = np.cumsum([0] + [rows_of(part, ports) for part in parts])
-    lengths: dict[str, int] = {}
-    for part in parts:
-        for name, array in part.items():
-            for axis, size in zip(ports[name].axes, array.shape, strict=True):
-                if axis.startswith("pad:"):
-                    lengths[axis] = max(lengths.get(axis, 0), size)
+    each = [lengths_of(part, ports) for part in parts]
+    lengths = {axis: max(own.get(axis, 0) for own in each) for axis in set().union(*each)}
     joined = {}
     for name in parts[0]:
         port = ports[name]
@@ -67,6 +73,23 @@ def split(arrays: Arrays, ports: Mapping[str, Port], counts: Sequence[int]) -> l
                 part[name] = array
         parts.append(part)
     return parts
+
+
+def trim(arrays: Arrays, ports: Mapping[str, Port], own: Mapping[str, int], joined: Mapping[str, int]) -> dict[str, Array]:
+    """One call's part of a joined answer, cut back from the `joined` lengths of its inputs' axes to its `own`."""
+    return {name: _trimmed(array, ports[name].axes, own, joined) if array.ndim else array for name, array in arrays.items()}
+
+
+def _trimmed(array: Array, axes: Sequence[str], own: Mapping[str, int], joined: Mapping[str, int]) -> Array:
+    for place, axis in enumerate(axes):
+        before = (slice(None),) * place
+        if "+" in axis:
+            first, second = (f"pad:{name}" for name in axis.removeprefix("pad:").split("+"))
+            grown = (*before, slice(joined[first], joined[first] + own[second]))
+            array = array[grown] if not own[first] else np.concatenate([array[(*before, slice(own[first]))], array[grown]], place)
+        elif axis in own:
+            array = array[(*before, slice(own[axis]))]
+    return array
 
 
 def shared(arrays: Arrays, ports: Mapping[str, Port]) -> dict[str, Array]:

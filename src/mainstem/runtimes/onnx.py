@@ -86,7 +86,7 @@ def halved(data: bytes) -> bytes:
 
 def _dynamic(axes: tuple[str, ...]) -> dict[int, str]:
     """The axes whose size differs from call to call, named."""
-    return {i: axis.replace(">", "_").replace(":", "_") for i, axis in enumerate(axes) if not axis.isdigit()}
+    return {i: axis.replace(">", "_").replace("+", "_").replace(":", "_") for i, axis in enumerate(axes) if not axis.isdigit()}
 
 
 def _Positional(module: Any, names: list[str], outputs: list[str]) -> Any:

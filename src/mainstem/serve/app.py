@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,10 @@ from starlette.routing import Route
 
 from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
+from mainstem.inference import check_options
 from mainstem.serve import describe, requests
 from mainstem.serve.guard import MOST_BYTES, Guard, error, reply
-from mainstem.serve.models import Cancelled, Models, Served, check_options
+from mainstem.serve.models import Cancelled, Models, Served
 
 PATIENCE = 30.0  # seconds that a body may take to arrive
 SHOWN = 1000  # bad rows that an answer names
@@ -52,7 +53,13 @@ def build(
             *_own_routes(models),
         ],
         middleware=[Middleware(Guard, token=token, most_bytes=most_bytes)],
-        exception_handlers={HTTPException: _http_error, MainstemError: _mistake, ClientDisconnect: _left, Exception: _bug},
+        exception_handlers={
+            HTTPException: _http_error,
+            MainstemError: _mistake,
+            ClientDisconnect: _left,
+            Cancelled: _left,
+            Exception: _bug,
+        },
         lifespan=lifespan,
     )
     app.state.models = models
@@ -60,16 +67,37 @@ def build(
 
 
 def _own_routes(models: Models) -> list[Route]:
-    """What tasks bring themselves, under their model's name: handler(request, served) → Response."""
-    return [
-        Route(f"/predict/{served.name}{route.path}", partial(_own, route.handler, served), methods=list(route.methods))
-        for served in models
-        for route in served.pipeline.task.routes
-    ]
+    """What tasks bring themselves: under their model's name, or once for all models that bring it."""
+    made: list[Route] = []
+    common: dict[Any, dict[str, Served]] = {}
+    for served in models:
+        for route in served.pipeline.task.routes:
+            if route.common:
+                common.setdefault(route, {})[served.name] = served
+            else:
+                own = partial(_own, route.handler, served)
+                made.append(Route(f"/predict/{served.name}{route.path}", own, methods=list(route.methods)))
+    return made + [Route(route.path, partial(_common, route.handler, each), methods=list(route.methods)) for route, each in common.items()]
 
 
 async def _own(handler: Callable[[Request, Served], Awaitable[Response]], served: Served, request: Request) -> Response:
-    return _not_ready(served) or await handler(request, served)
+    return _not_ready(served) or await handler(await _arrived(request), served)
+
+
+async def _common(
+    handler: Callable[[Request, Mapping[str, Served]], Awaitable[Response]], models: Mapping[str, Served], request: Request
+) -> Response:
+    return await handler(await _arrived(request), models)
+
+
+async def _arrived(request: Request) -> Request:
+    """The request once its body is here."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await request.body()
+    except TimeoutError:
+        raise HTTPException(408, "the body did not arrive in time") from None
+    return request
 
 
 # --- routes -----------------------------------------------------------------------------------------------------------
@@ -96,7 +124,7 @@ async def _predict(request: Request) -> Response:
     if refused := _not_ready(served):
         return refused
     rows, options = await _asked(request, served.pipeline.artifact.schema.names)
-    return await _answer(request, served, rows, check_options(served, options))
+    return await _answer(request, served, rows, check_options(served.pipeline.task, options))
 
 
 def _not_ready(served: Served) -> Response | None:
@@ -121,26 +149,12 @@ async def _asked(request: Request, columns: list[str]) -> tuple[Rows, Any]:
 
 
 async def _answer(request: Request, served: Served, rows: Rows, options: dict[str, Any]) -> Response:
-    gone = threading.Event()
-    watch = asyncio.create_task(_until_gone(request, gone))
-    try:
-        answers = await run_in_threadpool(served.predict, rows, options, gone)
-    except Cancelled:
-        return Response(status_code=499)
-    finally:
-        watch.cancel()
+    answers = await served.answer(request, rows, options)
     bad = [{"row": i, "error": str(answer)} for i, answer in enumerate(answers, 1) if isinstance(answer, MainstemError)]
     if bad:
         text = f"{len(bad):,} of {len(answers):,} rows cannot be predicted: {bad[0]['error']}"
         return error(422, text, rows=bad[:SHOWN])
     return reply({"predictions": [served.pipeline.render(a) for a in answers if not isinstance(a, MainstemError)]})
-
-
-async def _until_gone(request: Request, gone: threading.Event) -> None:
-    with suppress(ClientDisconnect):
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-    gone.set()
 
 
 async def _openapi(request: Request) -> Response:

@@ -44,7 +44,7 @@ def openapi(models: Models) -> dict[str, Any]:
             own = {
                 method.lower(): {"summary": "of the task", "responses": {"200": {"description": "answered"}}} for method in route.methods
             }
-            paths[f"/predict/{served.name}{route.path}"] = own
+            paths[route.path if route.common else f"/predict/{served.name}{route.path}"] = own
     return {
         "openapi": "3.1.0",
         "info": {"title": "mainstem", "version": mainstem.__version__},

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+
 from mainstem import artifact, seal
-from mainstem.contracts import Call, Prediction, Rows
+from mainstem.contracts import Call, Emit, Prediction, Rows
 from mainstem.errors import MainstemError, suggest
-from mainstem.inference import Pipeline
+from mainstem.inference import Listen, Pipeline
 from mainstem.runtimes._calls import GraphRunner
 from mainstem.serve.scheduler import Scheduler
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
 
 
+Answers = list[Prediction | MainstemError]
+
+
 class Cancelled(Exception):
     """Whoever asked has gone."""
+
+
+class NotReady(MainstemError):
+    """The model has not answered its golden rows yet, or not as it did when it was measured."""
+
+    status = 503
 
 
 @dataclass
@@ -38,10 +52,18 @@ class Served:
         """Whether it may answer."""
         return self.state in (REPLAYED, UNREPLAYED)
 
+    def check_ready(self) -> None:
+        """Raises NotReady where it may not answer."""
+        if not self.ready:
+            raise NotReady(f"the model '{self.name}' is not ready: {self.state}")
+
     def predict(
-        self, rows: Rows, options: Mapping[str, Any] | None = None, gone: threading.Event | None = None
-    ) -> list[Prediction | MainstemError]:
-        """One answer a row, bad rows as their error. Raises Cancelled at the next call once `gone` is set."""
+        self, rows: Rows, options: Mapping[str, Any] | None = None, gone: threading.Event | None = None, emit: Listen | None = None
+    ) -> Answers:
+        """One answer a row, bad rows as their error. Raises Cancelled at the next call once `gone` is set.
+
+        emit: hears what is final before the whole answer is.
+        """
 
         def run(call: Call) -> dict[str, Any]:
             if gone is not None and gone.is_set():
@@ -49,7 +71,42 @@ class Served:
             return self.runner(call)
 
         with self.scheduler.request():
-            return self.pipeline.predict(rows, run, options)[0]
+            return self.pipeline.predict(rows, run, options, emit)[0]
+
+    async def answer(self, request: Request, rows: Rows, options: Mapping[str, Any]) -> Answers:
+        """The same for a request. Raises Cancelled once whoever asked has gone."""
+        gone = threading.Event()
+        watch = asyncio.create_task(_until_gone(request, gone))
+        try:
+            return await run_in_threadpool(self.predict, rows, options, gone)
+        finally:
+            watch.cancel()
+
+    async def stream(self, rows: Rows, options: Mapping[str, Any]) -> AsyncIterator[Emit | Answers]:
+        """The same bit by bit: what is final as it comes, and last the answers. Closed early, it ends at the next call."""
+        loop, gone = asyncio.get_running_loop(), threading.Event()
+        told: asyncio.Queue[Emit | Answers | Exception] = asyncio.Queue()
+
+        def tell(part: Emit | Answers | Exception) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody listens
+                loop.call_soon_threadsafe(told.put_nowait, part)
+
+        def work() -> None:
+            try:
+                tell(self.predict(rows, options, gone, tell))
+            except Exception as error:  # whatever it is, it belongs to whoever asked
+                tell(error)
+
+        running = asyncio.create_task(run_in_threadpool(work))
+        try:
+            while not isinstance(part := await told.get(), list):
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+            yield part
+        finally:
+            gone.set()
+            await running
 
     def replay(self) -> None:
         """Answer the golden rows again. Raises seal.Mismatch where they differ."""
@@ -64,6 +121,13 @@ class Served:
             self.state = str(error)
             raise
         self.state = REPLAYED
+
+
+async def _until_gone(request: Request, gone: threading.Event) -> None:
+    with suppress(ClientDisconnect):
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+    gone.set()
 
 
 class Models:
@@ -104,19 +168,3 @@ class Models:
             except Exception as error:  # a model that breaks in any way must not be served
                 failed(error)
         self.done.set()
-
-
-def check_options(served: Served, options: Any) -> dict[str, Any]:
-    """The options of a request. Raises MainstemError for unknown ones and for values of another type than the default's."""
-    known = served.pipeline.task.options
-    if not isinstance(options, dict):
-        raise MainstemError("options are an object", do='Send {"rows": […], "options": {…}}.')
-    wrong = [f"unknown option '{name}'" for name in options if name not in known]
-    for name in options.keys() & known.keys():
-        default = known[name]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        if default is not None and not isinstance(options[name], kinds):
-            wrong.append(f"option '{name}' is of another type than its default {default!r}")
-    if wrong:
-        raise MainstemError("; ".join(wrong), do=f"Known: {', '.join(sorted(known)) or 'none'}.")
-    return options

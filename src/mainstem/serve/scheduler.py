@@ -14,12 +14,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mainstem.contracts import Array, Arrays, GraphSpec, Port
 from mainstem.runtimes._calls import Function, GraphRunner, by_name
-from mainstem.runtimes._join import join, rows_of, shared, split
+from mainstem.runtimes._join import join, lengths_of, rows_of, shared, split, trim
 
 GATHER = 0.002  # seconds that a call waits for others, where others are on their way
 MOST_ROWS = 256  # of one merged call
+HASHED = 1 << 20  # bytes of an array that is hashed to find identical calls; larger ones are compared where all else is equal
 
 Answer = dict[str, Array]
 
@@ -112,8 +115,10 @@ class Scheduler:
                 for waiting in group:
                     waiting.answer.set_exception(error)
             return
-        for same, arrays in zip(distinct, answers, strict=True):
-            trimmed = _trimmed(arrays, same[0]) if len(distinct) > 1 else arrays
+        own = [lengths_of(arrays, first.inputs) for arrays in parts]
+        joined = {axis: max(lengths[axis] for lengths in own) for axis in own[0]}
+        for same, arrays, lengths in zip(distinct, answers, own, strict=True):
+            trimmed = trim(arrays, first.outputs, lengths, joined) if lengths != joined else arrays
             for waiting in same:
                 waiting.answer.set_result(trimmed)
 
@@ -133,25 +138,18 @@ def _distinct(group: Sequence[_Waiting]) -> list[list[_Waiting]]:
     """The calls by what they hand in: identical ones together."""
     if len(group) == 1:
         return [list(group)]
-    found: dict[bytes, list[_Waiting]] = {}
+    found: dict[bytes, list[list[_Waiting]]] = {}
     for waiting in group:
         digest = hashlib.blake2b()
         for name in sorted(waiting.arrays):
             array = waiting.arrays[name]
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
-        found.setdefault(digest.digest(), []).append(waiting)
-    return list(found.values())
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + (array.tobytes() if array.nbytes <= HASHED else b""))
+        alike = found.setdefault(digest.digest(), [])
+        same = next((each for each in alike if _large_equal(each[0], waiting)), None)
+        same.append(waiting) if same else alike.append([waiting])
+    return [same for alike in found.values() for same in alike]
 
 
-def _trimmed(arrays: Answer, waiting: _Waiting) -> Answer:
-    """Outputs along a padded axis of the inputs, cut back to this call's own length."""
-    lengths = {
-        axis: size
-        for name, array in waiting.arrays.items()
-        for axis, size in zip(waiting.inputs[name].axes, array.shape, strict=True)
-        if axis.startswith("pad:")
-    }
-    return {
-        name: array[tuple(slice(lengths.get(axis)) for axis in waiting.outputs[name].axes)] if array.ndim else array
-        for name, array in arrays.items()
-    }
+def _large_equal(a: _Waiting, b: _Waiting) -> bool:
+    """Whether the arrays that are too large to be hashed at every call (caches) are equal, in calls that are alike else."""
+    return all(x is b.arrays[name] or np.array_equal(x, b.arrays[name]) for name, x in a.arrays.items() if x.nbytes > HASHED)

@@ -70,7 +70,7 @@ def describe(settings: InputSettings, training: Training, state: State | None = 
 
 def fit_target(task: Task, columns: Sequence[schema.Column], values: Sequence[Value]) -> State:
     """The state of the answers' modality, with "labels" where there are any; an empty one where there are no answers."""
-    if task.target is None:
+    if task.target is None or not columns:
         return State()
     column = columns[0]
     state = encoder(task.target).fit({**column.settings, "answer": True}, values)
@@ -111,6 +111,9 @@ def _fitted_input(settings: InputSettings, candidate: Candidate, problem: Proble
         adapt=settings.adapt or ("probe" if info.pretrained else "full"),
         lora=settings.lora.model_dump(mode="json"),
     )
+    if problem.task.continues and train.target:
+        name = settings.columns[0]
+        train = Table({name: [*train.columns[name], *train.target]})
     return fit_input(made, problem.schema, train)
 
 
@@ -248,7 +251,12 @@ Features = Mapping[str, Callable[[Table], Array]]
 
 
 def _keep_features(networks: Any, task: Task, inputs: tuple[Input, ...], report: Report) -> Features:
-    """For each frozen backbone "INPUT.feature": rows → its features, from the cache as far as they are there."""
+    """For each frozen backbone "INPUT.feature": rows → its features, from the cache as far as they are there.
+
+    None for a task that goes another way than from features to the head.
+    """
+    if type(task).forward is not Task.forward:
+        return {}
     from mainstem import network
     from mainstem.runtimes import torch as live
     from mainstem.training import features
@@ -300,7 +308,8 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
     """Predictions for these rows by the live model and, for a task that calibrates, the outputs of the last call, row by row."""
     pipeline = Pipeline(fitted.artifact)
     kept = _features(fitted.kept, table)
-    encoded = Encoded(pipeline.task, pipeline.processors, pipeline.examples(table), {}, features=kept)
+    examples = pipeline.examples(table, answers=pipeline.judges)
+    encoded = Encoded(pipeline.task, pipeline.processors, examples, {}, features=kept)
     seeds = seeds_of(encoded.examples, table)
     predictions: dict[int, Prediction | MainstemError] = {}
     parts: list[Mapping[str, Any]] = []
@@ -310,7 +319,7 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
         def watch(call: Call, outputs: Mapping[str, Any], last: list[Mapping[str, Any]] = last) -> None:
             last[0] = outputs
 
-        made = drive(pipeline.start(encoded.take(indices), None, [seeds[i] for i in indices]), fitted.runner, watch)
+        made = drive(pipeline.judge(encoded.take(indices), [seeds[i] for i in indices]), fitted.runner, watch)
         predictions.update(zip(indices.tolist(), made, strict=True))
         parts += last if calibrates(pipeline.task) else []
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Encoded:
         self._stored: dict[str, dict[str, Array | _Ragged]] | None = None
         self._target: dict[str, Array] = {}
         self._backbones: tuple[str, ...] = ()
+        self._meta: Mapping[str, Any] = {}
         if not augmented:
             self._store()
 
@@ -83,8 +85,8 @@ class Encoded:
         for start in range(0, len(self.examples), CHUNK):
             part = self.task.encode(self.examples[start : start + CHUNK], self._live())
             size += sum(array.nbytes for arrays in part.inputs.values() for array in arrays.values())
-            if size > STORED_BYTES or len(part.owner) != part.examples:
-                return  # too much to keep, or rows that are not examples
+            if size > STORED_BYTES or len(part.owner) != part.examples or (parts and part.meta != parts[0].meta):
+                return  # too much to keep, rows that are not examples, or what is known of some examples alone
             parts.append(part)
         if not parts:
             return
@@ -93,7 +95,7 @@ class Encoded:
             for name, arrays in parts[0].inputs.items()
         }
         self._target = {key: _stacked([part.target[key] for part in parts]) for key in parts[0].target}
-        self._backbones = parts[0].backbones
+        self._backbones, self._meta = parts[0].backbones, parts[0].meta
 
     @staticmethod
     def _pack(port: Port | None, arrays: list[Array]) -> Array | _Ragged:
@@ -109,7 +111,7 @@ class Encoded:
             taken = {key: a.take(indices) if isinstance(a, _Ragged) else a[indices] for key, a in arrays.items()}
             inputs[name] = _even(taken, {key: a.pad for key, a in arrays.items() if isinstance(a, _Ragged)})
         target = {name: array[indices] for name, array in self._target.items()}
-        return Batch(inputs, np.arange(len(indices)), len(indices), self._backbones, target)
+        return Batch(inputs, np.arange(len(indices)), len(indices), self._backbones, target, meta=self._meta)
 
 
 def _stacked(arrays: Sequence[Array]) -> Array:

@@ -20,8 +20,10 @@ from mainstem.contracts import Array, Batch, Stream, Task
 from mainstem.errors import MainstemError
 from mainstem.inference import chunked
 from mainstem.training import checkpoints, order, randomness, ranges
+from mainstem.training.engine import Engine, Meter
 from mainstem.training.loader import Encoded
 from mainstem.training.optimisers import DEFAULT_LR, Optimiser
+from mainstem.training.parallel import ALONE, Ranks
 from mainstem.training.schedules import Schedule
 from mainstem.training.stops import Stops
 from mainstem.training.tensors import to_array, to_tensor
@@ -56,16 +58,19 @@ def fit(
     final: bool = False,
     report: Report = lambda figures: None,
     stopped: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
+    measured: bool = False,
 ) -> History:
     """Train `networks` in place and return what was done.
 
     With `valid`, the weights after the epoch of its least loss are kept. `folder`: where checkpoints go; None writes none.
     `final`: leave one of the finished weights, from which the same call comes back at once.
     `stopped` is asked after every step (Ctrl-C, a time limit): the run then ends with the best weights so far.
+    `ranks`: the processes that share the work; the first alone writes. `measured`: tell how fast it goes.
     Raises NonFinite (MainstemError) at the first step that is not finite; the weights are then those before it; MainstemError
     where no rule ever ends it.
     """
-    made = _Fit(task, networks, train, valid, settings, seed, folder, report, stopped)
+    made = _Fit(task, networks, train, valid, settings, seed, folder, report, stopped, ranks, measured)
     history = made.run()
     if final and history.reason != "stopped":
         made.checkpoint()
@@ -86,17 +91,23 @@ class _Fit:
         folder: Path | None,
         report: Report,
         stopped: Callable[[], bool],
+        ranks: Ranks,
+        measured: bool,
     ) -> None:
         self.task, self.networks, self.train, self.valid, self.settings = task, networks, train, valid, settings
         self.seed, self.folder, self.report, self.stopped = seed, folder, report, stopped
+        self.ranks, self.measured = ranks, measured
         if (settings.epochs, settings.steps, settings.tol, settings.patience) == (None,) * 4:
             raise MainstemError("this training would never end", where="training", do="Set epochs, steps, tol or patience.")
-        self.size = batch_size(settings, len(train))
+        self.streamed = hasattr(train, "rows")  # its epochs are no more than what lies between two looks: the last may be short
+        self.rows = getattr(train, "rows", None)
+        self.size = batch_size(settings, self.rows or len(train))
         self.lengths = train.lengths if settings.group_by_length else None
-        self.per_epoch = order.steps(len(train), self.size)
+        self.per_epoch = len(train) if self.rows else order.steps(len(train), self.size)
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
         self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
+        self.engine, self.meter = Engine(task, networks, self.optimisers, settings, folder, ranks), Meter()
         total = settings.epochs * self.per_epoch if settings.epochs else settings.steps or self.per_epoch
         self.telling = {"total": total, "log_every": settings.log_every, "of": task.settings.get("loss", "")}
         self.schedule = Schedule(settings, self.per_epoch, total)
@@ -109,14 +120,18 @@ class _Fit:
 
     def run(self) -> History:
         with randomness.deterministic():
+            self._mode(training=True)
+            if self.optimisers:
+                told = self.engine.start(lambda: tensors(self.train.take(self._batches(0)[0], self._rng(0, 0))), measured=self.measured)
+                if told:
+                    self.report({"warning": told})
             randomness.seed_everything(self.seed)
             self._resume()
-            self._mode(training=True)
             if not self.optimisers:
                 self.history.reason = "there is nothing to learn by gradients"
             elif self.settings.lr == "auto" and not self.history.steps:
                 self._find_rate()
-            if self.stopped():
+            if self.ranks.any(self.stopped()):
                 self.history.reason = "stopped"
             while not self.history.reason:
                 self._epoch()
@@ -127,23 +142,32 @@ class _Fit:
         return self.history
 
     def _epoch(self) -> None:
-        for indices in order.batches(self.seed, self.epoch, len(self.train), self.size, self.lengths)[self.position :]:
+        for indices in self._batches(self.epoch)[self.position :]:
             self._step(indices)
-            self.history.reason = "stopped" if self.stopped() else self.stops.step_end(self.history.steps, 0.0)
-            if self.position == self.per_epoch:
+            self.history.reason = "stopped" if self.ranks.any(self.stopped()) else self.stops.step_end(self.history.steps, 0.0)
+            if self.position == self.per_epoch or (self.streamed and self.history.reason not in ("", "stopped")):
                 self._epoch_end()
-            elif self.history.reason:
+            if self.history.reason:
                 return
             self._maybe_checkpoint()
+
+    def _batches(self, epoch: int) -> list[Array]:
+        if self.rows:
+            return order.stretch(self.seed, epoch * self.per_epoch, self.per_epoch, self.rows, self.size, self.lengths)
+        return order.batches(self.seed, epoch, len(self.train), self.size, self.lengths)
+
+    def _rng(self, epoch: int, position: int) -> np.random.Generator:
+        """What the random parts of a batch are drawn from."""
+        return np.random.default_rng((self.seed, epoch, position))
 
     def _find_rate(self) -> None:
         """The learning rate by a range test; the default one where the test finds none."""
         rng = np.random.default_rng((self.seed, 0, 0))
-        batches = order.batches(self.seed, 0, len(self.train), self.size, self.lengths)
+        batches = self._batches(0)
 
         def step(number: int) -> float:
             batch = tensors(self.train.take(batches[number % len(batches)], rng))
-            return self.task.step(self.networks, batch, self.optimisers, rng)["loss"]
+            return self.engine.step(batch, rng)["loss"]
 
         found = ranges.range_test(self.networks, self.optimisers, step)
         self.lr = found.lr or self.lr
@@ -157,9 +181,13 @@ class _Fit:
         factor = self.schedule.factor(self.history.steps, self.epoch)
         for optimiser in self.optimisers.values():
             optimiser.lr = self.lr * factor
-        rng = np.random.default_rng((self.seed, self.epoch, self.position))
+        started = time.monotonic()
+        rng = self._rng(self.epoch, self.position)
         batch = tensors(self.train.take(indices, rng))
-        figures = self.task.step(self.networks, batch, self.optimisers, rng)
+        if self.ranks.world > 1:  # dropout differs by process, and is the same after a resumption
+            torch.manual_seed(int(np.random.default_rng((self.seed, self.history.steps, self.ranks.rank)).integers(2**63)))
+        figures = self.engine.step(batch, rng)
+        figures["tokens"] = self.meter.add(batch, time.monotonic() - started)
         self.position += 1
         self.history.steps += 1
         self.sums[0] += figures.get("loss", 0.0)
@@ -182,7 +210,7 @@ class _Fit:
             self.best = _copy(self.networks)
         self.history.best_epoch = self.epoch if watched is None else self.stops.best_epoch
         self.schedule.epoch_end(loss if watched is None else watched)
-        ended = {"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched}
+        ended = {"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched, **self.meter.read(self.engine.speed)}
         self.report({**ended, "ended": True, **self.telling})
 
     @torch.no_grad()
@@ -191,7 +219,7 @@ class _Fit:
         if not self.valid or type(self.task).loss is Task.loss:
             return None
         self._mode(training=False)
-        size = len(self.valid) if self.task.batch_coupled else max(self.size, 256)
+        size = len(self.valid) if self.task.batch_coupled else max(self.size, 32 if self.rows else 256)
         total = 0.0
         for indices in chunked(len(self.valid), self.valid.lengths, size):
             batch = tensors(self.valid.take(indices))
@@ -212,7 +240,7 @@ class _Fit:
 
     def checkpoint(self) -> None:
         """Write the state as it stands."""
-        if self.folder is None:
+        if self.folder is None or not self.ranks.is_first:
             return
         self._check()
         state, arrays = randomness.capture()
@@ -239,7 +267,11 @@ class _Fit:
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        found, warnings = checkpoints.load(self.folder) if self.folder else (None, [])
+        if self.ranks.is_first:
+            found, warnings = checkpoints.load(self.folder) if self.folder else (None, [])
+        self.ranks.wait()
+        if not self.ranks.is_first:
+            found, warnings = checkpoints.load(self.folder, mend=False) if self.folder else (None, [])
         for warning in warnings:
             self.report({"warning": warning})
         if found:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -83,13 +84,27 @@ class Optimiser:
             raise MainstemError(
                 "lbfgs cannot clip: its line search needs the gradient as it is", where="training.clip", do="Leave out one of the two."
             )
+        if self.name == "lbfgs" and settings.accumulate > 1:
+            raise MainstemError(
+                "lbfgs cannot take a batch in parts: its line search needs the whole loss", where="training.accumulate", do="Leave it out."
+            )
+        # how a step is computed, as the engine sets it: what the loss is computed in, and how other processes add their gradients
+        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.join: Callable[[list[Tensor]], None] | None = None
+        self.part()
         self._weights = [p for n, p in self.named if is_weight(n, p)]
         # "dense", "sparse" and "blocks" (of muon), made when the first gradient shows which is which
         self._parts: dict[str, torch.optim.Optimizer] = {}
         self._sparse: list[str] = []
 
+    def part(self, share: float = 1.0, *, first: bool = True, last: bool = True) -> None:
+        """What the next step() is of: a part of a batch that weighs `share`. Gradients add up from the first part on; the last updates."""
+        self._share, self._is_first, self._is_last = share, first, last
+
     def step(self, closure: Callable[[], Tensor]) -> float:
         """One update. `closure` computes the scalar loss of the batch; the answer is that loss, without penalties, before the update.
+
+        Of a batch in parts (see `part`) the answer is what its loss has come to so far.
 
         lbfgs calls it several times: one step is one iteration with a strong Wolfe line search (Nocedal and Wright, 2006,
         algorithms 3.5 and 7.5). Raises NonFinite, and every weight is then as it was.
@@ -97,7 +112,7 @@ class Optimiser:
         if not math.isfinite(self.lr):
             raise NonFinite("learning rate", self.lr, self.steps + 1, self.lr)
         loss = self._line_search(closure) if self.name == "lbfgs" else self._single(closure)
-        self.steps += 1
+        self.steps += self._is_last
         return loss
 
     def check(self) -> None:
@@ -108,6 +123,8 @@ class Optimiser:
 
     def _single(self, closure: Callable[[], Tensor]) -> float:
         loss, _ = self._gradient(closure)
+        if not self._is_last:
+            return loss
         with _UNCHECKED(enable=False):
             for part in self._made().values():
                 part.step()
@@ -133,21 +150,23 @@ class Optimiser:
 
     def _gradient(self, closure: Callable[[], Tensor]) -> tuple[float, Tensor]:
         """Fill .grad with the checked and clipped gradient; the loss, and the loss with penalties."""
-        for _, p in self.named:
-            p.grad = None
+        if self._is_first:
+            self._sums = torch.zeros(2)
+            for _, p in self.named:
+                p.grad = None
         with torch.enable_grad():
-            with torch.autocast(self._device(), torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            with self.around():
                 loss = closure()
             total = self._penalised(loss)
-            total.backward()  # type: ignore[no-untyped-call]
-        value = float(total.detach())
-        if not math.isfinite(value):
-            raise NonFinite("loss", value, self.steps + 1, self.lr)
-        self._check_and_clip()
-        return float(loss.detach()), total.detach()
-
-    def _device(self) -> str:
-        return self.named[0][1].device.type if self.named else "cpu"
+            (total if self._share == 1 else total * self._share).backward()  # type: ignore[no-untyped-call]
+        self._sums += torch.stack([loss.detach().float().cpu(), total.detach().float().cpu()]) * self._share
+        if self._is_last:
+            if self.join is not None:
+                self.join([self._sums, *(p.grad for _, p in self.named if p.grad is not None)])
+            if not math.isfinite(value := float(self._sums[1])):
+                raise NonFinite("loss", value, self.steps + 1, self.lr)
+            self._check_and_clip()
+        return float(self._sums[0]), total.detach()
 
     def _penalised(self, loss: Tensor) -> Tensor:
         if self.settings.l1:

@@ -19,6 +19,10 @@ from mainstem.training.preparing import Prepared
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "mlp": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 128, "epochs": 100, "patience": 12, "clip": 1.0},
     "ngram": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 4, "patience": 2},
+    "gpt": {
+        "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-1, "schedule": "cosine", "batch_size": 16, "epochs": 10, "patience": 2,
+        "warmup": 0.05, "clip": 1.0, "group_by_length": True,
+    },
     "linear": {"optimizer": "adam", "lr": 1e-2, "batch_size": 128, "epochs": 200, "patience": 20},
     "cnn": {"optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "batch_size": 64, "epochs": 15},
     "probe": {"optimizer": "lbfgs", "batch_size": "full", "epochs": 100, "tol": 1e-4},  # convex: nothing to stop early
@@ -207,7 +211,8 @@ def _for_task(
         modality = modalities[name]
         refs = given.get(name) or [task.backbones.get(name, task.backbones.get(modality, SCRATCH.get(modality, "")))]
         processor = task.processors.get(name, task.processors.get(modality, {}))
-        made = [_input(name, i, columns, ref, config.adapt) for i, ref in enumerate(refs)]
+        adapts = [config.adapt or (task.adapt if ref and _is_pretrained(ref) else "") for ref in refs]
+        made = [_input(name, i, columns, ref, adapt) for i, (ref, adapt) in enumerate(zip(refs, adapts, strict=True))]
         inputs += [each.model_copy(update={"processor": dict(processor)}) for each in made]
     read = [each for each in inputs if each.backbone]
     name = " + ".join(_label(each) for each in read) or prepared.name

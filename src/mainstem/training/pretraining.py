@@ -1,7 +1,7 @@
 """A pretraining run: stages of training one after the other, and the backbone that comes out of them.
 
-RUN/ config.yaml · asked.json · log.jsonl · curve.png · stages/01/checkpoints/ · backbone/. Killed at any moment, the same call with
-`resume` goes on and ends in the same weights.
+RUN/ config.yaml · asked.json · log.jsonl · curve.png · tokenizer.json, tokens/ (of texts) · stages/01/checkpoints/ · backbone/.
+Killed at any moment, the same call with `resume` goes on and ends in the same weights.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import numpy as np
 
 from mainstem import config as configs
 from mainstem import files, registry
-from mainstem.config import Pretraining, Stage
-from mainstem.contracts import Batch, Objective, State
+from mainstem.config import Pretraining, Stage, Training
+from mainstem.contracts import Batch, Material, Objective, State, Stream
 from mainstem.errors import MainstemError, MissingExtra
+from mainstem.training import parallel
+from mainstem.training.parallel import Ranks
 from mainstem.training.progress import Log
 from mainstem.training.runfolder import difference
 
@@ -30,13 +32,16 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining run that ended. `interrupted`: the backbone is as it stood."""
+    """A pretraining run that ended. `valid`: the least held-out loss; `figures`: what it means, by name.
+    `interrupted`: the backbone is as it stood."""
 
     folder: Path
     backbone: Path
     steps: int
     valid: float | None
+    figures: Mapping[str, float] = field(default_factory=dict)
     interrupted: bool = False
+    is_first: bool = True  # of the processes that shared the work
 
 
 def pretrain(
@@ -48,16 +53,37 @@ def pretrain(
     report: Report = lambda figures: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Pretrained:
-    """Pretrain what `config` says and leave the backbone in `folder`/backbone. Raises MainstemError for what a user can mend."""
+    """Pretrain what `config` says and leave the backbone in `folder`/backbone. Raises MainstemError for what a user can mend.
+
+    Started by `torchrun`, the processes share the work, and the first of them writes and speaks.
+    """
     module = registry.load("objectives", config.objective)
-    for number, stage in enumerate(config.stages, 1):  # what is wrong in the last one is told before the first begins
-        module.plugin({**config.settings, **stage.settings})
-        if config.stage_training(stage).steps is None:
+    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
+    pretrained = ref is not None and registry.load("backbones", ref.family).plugin.describe(ref).pretrained
+    suited = module.plugin.training(pretrained=pretrained)
+    _check(config, module.plugin, suited)
+    with parallel.group() as ranks:
+        if not ranks.is_first:
+            say, report = (lambda text: None), (lambda figures: None)
+        with files.held(folder) if ranks.is_first else nullcontext():
+            material = Material(config.data, config.inputs, config.encoding, ref, folder, say, stopped)
+            return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
+
+
+def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str, Any]) -> None:
+    """What is wrong in the last stage is told before the first begins."""
+    if objective.reads and not config.data:
+        raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}s, and there is no data", do="Give DATA.")
+    if not objective.reads and (config.data or config.backbone):
+        given = "data" if config.data else "a backbone"
+        raise MainstemError(f"the objective '{config.objective}' makes its own data and network, and was given {given}", do="Leave it out.")
+    for number, stage in enumerate(config.stages, 1):
+        objective({**config.settings, **stage.settings})
+        training = config.stage_training(stage, suited)
+        if training.steps is None and not (objective.reads and training.epochs):
             raise MainstemError(
                 f"stage {number} of this pretraining would never end", do="Say how long it is with --steps, or in its training."
             )
-    with files.held(folder):
-        return _Run(config, module.plugin, folder, say, report, stopped).run(resume)
 
 
 class _Run:
@@ -65,74 +91,107 @@ class _Run:
         self,
         config: Pretraining,
         objective: type[Objective],
-        folder: Path,
-        say: Callable[[str], None],
+        suited: Mapping[str, Any],
+        material: Material,
         report: Report,
-        stopped: Callable[[], bool],
+        ranks: Ranks,
     ) -> None:
-        self.config, self.objective, self.folder = config, objective, folder
-        self.say, self.told, self.stopped = say, report, stopped
-        self.log = Log(folder / "log.jsonl")
+        self.config, self.objective, self.suited, self.material = config, objective, suited, material
+        self.folder, self.say, self.told, self.ranks = material.folder, material.say, report, ranks
+        self.log = Log(self.folder / "log.jsonl")
         self.before, self.started = 0.0, time.monotonic()
 
     def run(self, resume: bool) -> Pretrained:
-        self._open(resume)
-        made = self._networks()
+        if self.ranks.is_first:
+            self._open(resume)
+        made: dict[str, Any] = {}
         steps, valid, interrupted = 0, None, False
         for number, stage in enumerate(self.config.stages, 1):
-            history = self._stage(number, stage, made)
+            objective = self._settled(stage)
+            made = made or self._networks(objective)
+            history = self._stage(number, stage, objective, made)
             steps += history.steps
             valid = min(history.valid, default=valid)
             interrupted = history.reason == "stopped"
             if interrupted:
                 break
             self.say(f"stage {number} of {len(self.config.stages)} ended: {history.reason}")
-        backbone = self.folder / "backbone"
-        files.remove(backbone)
-        objective = self._settled(self.config.stages[-1])
-        with files.folder(backbone, {"format": 1, "objective": self.config.objective}) as folder:
-            for name, content in {**objective.artifact(made), **graphs(objective, made)}.items():
-                folder.add(name, content)
+        if self.ranks.is_first:
+            self._write({**objective.artifact(made), **graphs(objective, made)})
+        self.ranks.wait()
+        figures = {} if valid is None else objective.figures(valid)
+        return Pretrained(self.folder, self.folder / "backbone", steps, valid, figures, interrupted, self.ranks.is_first)
+
+    def _write(self, content: Mapping[str, bytes]) -> None:
+        """The backbone, and the picture of the curve."""
+        files.remove(self.folder / "backbone")
+        with files.folder(self.folder / "backbone", {"format": 1, "objective": self.config.objective}) as folder:
+            for name, data in content.items():
+                folder.add(name, data)
         with suppress(MissingExtra):
             files.write_bytes(self.folder / "curve.png", curve(self._told()))
-        return Pretrained(self.folder, backbone, steps, valid, interrupted)
 
     def _settled(self, stage: Stage) -> Objective:
-        return self.objective({**self.config.settings, **stage.settings})
+        """The objective of a stage, with what the run was given; the first process makes ready what the others then find."""
+        objective = self.objective({**self.config.settings, **stage.settings})
+        if self.ranks.is_first:
+            objective.open(self.material)
+        self.ranks.wait()
+        if not self.ranks.is_first:
+            objective.open(self.material)
+        return objective
 
-    def _networks(self) -> dict[str, Any]:
+    def _networks(self, objective: Objective) -> dict[str, Any]:
         import torch
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return self._settled(self.config.stages[0]).networks({}, State(), {})
+            return objective.networks({}, State(), {})
 
-    def _stage(self, number: int, stage: Stage, made: dict[str, Any]) -> Any:
+    def _training(self, stage: Stage, stream: Stream) -> Training:
+        """How a stage is trained, its length in steps: passes over data are counted here."""
+        from mainstem.training.loop import batch_size
+
+        training = self.config.stage_training(stage, self.suited)
+        if stream.rows is None:
+            return training.model_copy(update={"batch_size": 1})  # one index of such a stream is one batch
+        size = batch_size(training, stream.rows)
+        if training.steps is None:
+            passes = int(training.epochs or 1)
+            steps = passes * -(-stream.rows // size)
+            self.say(f"{passes} {'pass' if passes == 1 else 'passes'} over {stream.rows:,} windows in batches of {size}: {steps:,} steps")
+            training = training.model_copy(update={"steps": steps})
+        return training.model_copy(update={"epochs": None, "batch_size": size})
+
+    def _stage(self, number: int, stage: Stage, objective: Objective, made: dict[str, Any]) -> Any:
         from mainstem.training import loop
 
-        objective = self._settled(stage)
-        training = self.config.stage_training(stage).model_copy(update={"batch_size": 1})  # one index of a stream is one batch
+        stream = objective.stream(self.config.evaluate_every)
 
         def report(figures: Mapping[str, Any]) -> None:
             figures = {"stage": number, **figures}
-            if "resumed" in figures:
+            if figures.get("valid") is not None:
+                figures.update(objective.figures(figures["valid"]))
+            if "resumed" in figures and self.ranks.is_first:
                 self.log.forget(candidate="stage", part=number, after=figures["resumed"])
-            elif figures.get("ended"):
-                kept = {key: figures.get(key) for key in ("step", "epoch", "loss", "valid", "lr")}
+            elif figures.get("ended") and self.ranks.is_first:
+                kept = {key: value for key, value in figures.items() if key not in _UNLOGGED}
                 self.log.write(candidate="stage", part=number, **kept, seconds=round(self.before + time.monotonic() - self.started, 1))
             self.told(figures)
 
         return loop.fit(
             objective,
             made,
-            objective.stream(self.config.evaluate_every),
+            stream,
             objective.held_out(),
-            training,
+            self._training(stage, stream),
             seed=self.config.seed + _APART * number,
             folder=self.folder / "stages" / f"{number:02d}",
             final=True,
             report=report,
-            stopped=self.stopped,
+            stopped=self.material.stopped,
+            ranks=self.ranks,
+            measured=bool(objective.reads),
         )
 
     def _open(self, resume: bool) -> None:
@@ -174,6 +233,7 @@ def graphs(objective: Objective, made: Mapping[str, Any]) -> dict[str, bytes]:
     return {f"{name}.onnx": onnx.halved(onnx.write(spec, sample)) for name, spec in specs.items()}
 
 
+_UNLOGGED = ("stage", "ended", "total", "log_every", "of")
 _APART = 1_000_003  # so that no two stages draw the same data
 
 

@@ -79,12 +79,14 @@ def _add_weights(folder: files.Folder, fitted: Fitted) -> None:
 
 
 def _example(spec: GraphSpec, inputs: Arrays) -> dict[str, Any]:
-    """The inputs of a recorded call as the graph takes them; two rows at least, so that nothing is traced as a constant 1."""
+    """The inputs of a recorded call as the graph takes them; two at least along each axis whose size may differ, so that nothing
+    is traced as a constant 1."""
     arrays: dict[str, Any] = {}
     for port in spec.inputs:
         array = np.asarray(inputs[port.name] if port.name in inputs else np.zeros([_size(a) for a in port.axes]), port.dtype)
-        if "row" in port.axes and array.shape[port.axes.index("row")] == 1:
-            array = np.repeat(array, 2, axis=port.axes.index("row"))
+        for place, axis in enumerate(port.axes):
+            if array.shape[place] == 1 and not axis.isdigit():
+                array = np.repeat(array, 2, axis=place)
         arrays[port.name] = array
     return arrays
 
