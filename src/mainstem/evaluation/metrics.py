@@ -53,7 +53,7 @@ class Family(Protocol):
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:
-    """Arrays of a kind of answer: "category", "labels", "number", "series", "anomaly", or "text", whose predictions say all that is counted.
+    """Arrays of a kind of answer: "category", "labels", "number", "series", "anomaly", or "text" (its predictions say all that is counted).
 
     Classes beyond `labels` that occur get score 0.
     """
