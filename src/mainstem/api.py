@@ -67,7 +67,7 @@ class Model:
         from mainstem import seal
         from mainstem.evaluation.report import evaluate
 
-        rows = self.read(data)
+        rows = self.pipeline.artifact.schema.gathered(self.read(data), target=True)
         table, errors = self.pipeline.parse(rows, target=True)
         wrong = {i: error for i, error in errors.items() if error.what != UNANSWERED or not table}
         if wrong:
@@ -225,6 +225,11 @@ SHORT = {
     "test": "data.test",
     "group": "data.group",
     "time": "data.time",
+    "series": "data.series",
+    "horizon": "data.horizon",
+    "window": "data.window",
+    "season": "data.season",
+    "future": "data.future",
     "separator": "data.separator",
     "encoding": "data.encoding",
     "class_weight": "data.class_weight",
@@ -256,7 +261,7 @@ def configure(data: Any, target: str | Sequence[str], config: Any, settings: Map
         if value is None:
             continue
         name = {"backbone": "backbones", "input": "inputs"}.get(name, name)
-        if name in ("backbones", "inputs"):
+        if name in ("backbones", "inputs", "future"):
             value = (
                 [value] if isinstance(value, str) else [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else list(value)
             )

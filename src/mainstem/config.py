@@ -58,6 +58,16 @@ class Data(Settings):
     """rows of one group stay on one side of every split"""
     time: str = ""
     """the last rows by this column are the test part"""
+    series: str = ""
+    """the column that tells series apart, whose rows stand in long format"""
+    horizon: int = Field(0, ge=0, le=10_000)
+    """steps to forecast"""
+    window: int = Field(0, ge=0, le=100_000)
+    """steps of history that a model of series sees; 0: as many as there are, up to 1,024"""
+    season: int = Field(0, ge=0, le=100_000)
+    """steps after which a series repeats; 0: found in the data, 1: none"""
+    future: tuple[str, ...] = ()
+    """covariates of a forecast that are known in advance"""
     class_weight: Literal["", "balanced"] = ""
 
 

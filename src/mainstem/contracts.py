@@ -293,9 +293,13 @@ class Route:
 class Modality(Protocol):
     """A kind of value: parse raw → typed, fit, encode typed ⇄ arrays, render. numpy only; one code for training and serving.
 
-    Two members are optional. `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
+    Members of the plug-in that are optional: `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
     encode (spellings of a missing value, an unseen category), which a replay carries beside the held-out rows. `fit_only`:
-    names of settings that only `fit` reads (a path, say), and that a model therefore does not keep.
+    names of settings that only `fit` reads (a path, say), and that a model therefore does not keep. `beside(answer, inputs) -> Value`:
+    for answers that are read beside the inputs of their row.
+
+    A module whose values are spread over many rows of the data also has `gather(rows, name, settings, targets, answered=…) -> Rows`, which
+    makes one row of them, and `parts(settings)`, (name, kind) of each column that it reads.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Value:
@@ -342,7 +346,7 @@ class Backbone(Protocol):
 
 
 class Predictor(Protocol):
-    """Answers directly and is fitted without gradients. Takes the `table` input; no torch."""
+    """Answers directly and is fitted without gradients. Takes one input, the `table` or another; no torch."""
 
     def describe(self, ref: Ref) -> Info:
         """What it is, without fitting it."""
@@ -354,7 +358,8 @@ class Predictor(Protocol):
         """Arrays of the table input (see modalities/table.py), the encoded target, `kinds` → fitted state.
 
         kinds: "task", "outputs" (how many), "categories" (ids of each category column), and "groups" (int64 [n]) where rows
-        of one group must stay together in whatever the predictor compares inside.
+        of one group must stay together in whatever the predictor compares inside, "times" (float64 [n]) where held-out rows
+        must come after the others. For an input that is no table: "input" (its fitted state) and "settings" (of the task).
         """
         ...
 
@@ -392,12 +397,14 @@ class Task:
 
     A task is built from its settings and holds nothing else; what it learns without gradients is its State.
 
-    One member is optional. `judge(batch, state, rngs)`: the coroutine that evaluation runs in place of `predict`, for a task
-    that is measured by how likely given answers are; the examples of its batch have their answers.
+    Members that are optional: `judge(batch, state, rngs)`, the coroutine that evaluation runs in place of `predict`, for a task
+    that is measured by how likely given answers are; the examples of its batch have their answers. `lines(rendered) -> rows`, for
+    a task whose prediction is more than one row of a table (a forecast of several steps).
     """
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
+    judged_by: ClassVar[str | None] = None  # where nothing is learned from an answer: the modality of labels that may judge it
     # Whether the answer goes on where the one input ends: then there may be no column of answers, and what encodes the input
     # is fitted on both.
     continues: ClassVar[bool] = False

@@ -171,10 +171,11 @@ class Pipeline:
     def predict(
         self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
     ) -> tuple[list[Prediction | MainstemError], list[int]]:
-        """Raw rows → one answer a row in order, bad rows as their error; and the indices of the good ones.
+        """Raw rows → one answer a row (of `Schema.gathered`) in order, bad rows as their error; and the indices of the good ones.
 
         emit: hears what is final before the whole answer is, by row.
         """
+        rows = self.artifact.schema.gathered(rows)
         table, errors = self.parse(rows)
         answers = self.predict_table(table, runner, options, None if emit is None else _placed(emit, table.source))
         if len(answers) != len(table):

@@ -89,8 +89,8 @@ def resolve(text: str) -> Ref:
                 f"the backbone '{text}' lacks what follows the colon", do=f"For example --backbone {family}:NAME or {family}:FOLDER."
             )
         return _with_folder(Ref(text, family, variant), Path(variant).expanduser())
-    if text in known:
-        return Ref(text, text)
+    if text.replace("-", "_") in known:
+        return Ref(text, text.replace("-", "_"))
     match = re.fullmatch(r"([a-z_]+?)[-_]?(\d\w*|tiny|mini|small|medium|base|large)", text)
     if match and match[1] in known:
         return Ref(text, match[1], match[2])

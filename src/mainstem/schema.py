@@ -28,9 +28,14 @@ class Column:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def module(self) -> Any:
+        """The module of its kind."""
+        return registry.load("modalities", self.kind)
+
+    @property
     def modality(self) -> Modality:
         """The plug-in of its kind."""
-        plugin: Modality = registry.load("modalities", self.kind).plugin
+        plugin: Modality = self.module.plugin
         return plugin
 
 
@@ -44,17 +49,36 @@ class Schema:
     def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
         """Raw cells → typed values, and the rows that did not parse by index with their error.
 
-        With `target`, the answers are parsed too; a row whose answer is missing is an error of that row.
-        Raises MainstemError where a column is missing altogether.
+        With `target`, the answers are parsed too; a row whose answer is missing is an error of that row. Rows are those of
+        `gathered`. Raises MainstemError where a column is missing altogether.
         """
+        rows = self.gathered(rows, target=target)
         self._check_columns(rows, self.columns + (self.targets if target else ()))
         errors: dict[int, MainstemError] = {}
         typed = {column.name: _parse_column(column, rows, errors) for column in self.columns}
-        answers = self._parse_targets(rows, errors) if target and self.targets else None
+        answers = self._parse_targets(rows, errors, typed) if target and self.targets else None
         good = [i for i in range(len(rows)) if i not in errors]
         columns = {name: [values[i] for i in good] for name, values in typed.items()}
         hashes = [row_hash(values[i] for values in typed.values()) for i in good]
         return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
+
+    @property
+    def long(self) -> tuple[Column, ...]:
+        """The columns as rows of the data have them: for a value that is spread over many rows, those it is gathered from."""
+        held = ([Column(*each) for each in c.module.parts(c.settings)] if hasattr(c.module, "gather") else [c] for c in self.columns)
+        return tuple(column for columns in held for column in columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that a row may have, as it is or gathered."""
+        return [*dict.fromkeys(column.name for column in (*self.columns, *self.long))]
+
+    def gathered(self, rows: Rows, *, target: bool = False) -> Rows:
+        """One row an example, where a column's value is spread over many rows (a series); else the rows as they are."""
+        for column in self.columns:
+            if gather := getattr(column.module, "gather", None):
+                rows = gather(rows, column.name, column.settings, self.targets if target else (), answered=target)
+        return rows
 
     def _check_columns(self, rows: Rows, columns: Sequence[Column]) -> None:
         missing = [c.name for c in columns if c.name not in rows.columns]
@@ -65,9 +89,12 @@ class Schema:
                 f"{noun} {listed} {'is' if len(missing) == 1 else 'are'} missing", where=rows.where, do=suggest(missing[0], rows.columns)
             )
 
-    def _parse_targets(self, rows: Rows, errors: dict[int, MainstemError]) -> list[Value]:
+    def _parse_targets(self, rows: Rows, errors: dict[int, MainstemError], inputs: Mapping[str, Sequence[Value]]) -> list[Value]:
         if len(self.targets) == 1:
             answers = _parse_column(self.targets[0], rows, errors)
+            if beside := getattr(self.targets[0].modality, "beside", None):
+                given = [dict(zip(inputs, cells, strict=True)) for cells in zip(*inputs.values(), strict=True)]
+                answers = [a if a is None else beside(a, values) for a, values in zip(answers, given, strict=True)]
         else:
             flags = [_parse_flags(column, rows, errors) for column in self.targets]
             answers = [_chosen([c.name for c in self.targets], row) for row in zip(*flags, strict=True)]

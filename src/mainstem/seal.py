@@ -137,6 +137,8 @@ def pack_cell(cell: Any) -> Any:
         return cell.isoformat()
     if isinstance(cell, float) and cell != cell:
         return None
+    if isinstance(cell, Mapping):
+        return {str(key): pack_cell(c) for key, c in cell.items()}
     if isinstance(cell, np.ndarray | list | tuple):
         return [pack_cell(c) for c in cell]
     return (
@@ -542,6 +544,7 @@ def _golden(pipeline: Pipeline, replay: Replay, data: Rows | None) -> Rows:
     """The golden rows in order: those of the replay, or found in `data` by their hashes."""
     if data is None:
         return replay.rows()
+    data = pipeline.artifact.schema.gathered(data, target=True)
     table, _ = pipeline.parse(data)
     places = {h: source for h, source in zip(table.hashes, table.source, strict=True)}
     wanted = replay.hashes[: len(replay)]

@@ -9,6 +9,8 @@ from small_gpt import sentences, writing
 
 from mainstem import registry
 from mainstem.modalities.image import plugin as image
+from mainstem.modalities.series import Channel, Layout
+from mainstem.modalities.series import plugin as series
 from mainstem.testing.contracts import check_backbone, check_cold, check_modality, check_predictor, check_task
 
 RNG = np.random.default_rng(0)
@@ -24,9 +26,22 @@ TABLE = {
     "a": [1.0, None, 3.5, -2.0, 0.25, 8.0] * 4,
     "b": ["x", "y", None, "x", "海淀", "y"] * 4,
 }
-KINDS = {"a": "number", "b": "category", "text": "text", "picture": "image"}
+KINDS = {"a": "number", "b": "category", "text": "text", "picture": "image", "history": "series"}
+LAYOUT = Layout(
+    time="t", channels=(Channel("v"), Channel("w")), future=(Channel("p", "category", ("x", "y")),), season=3, window=24, horizon=4
+)
 TEXTS = {"text": ["a", None, "a rather longer text, with a comma", "汉字也可以", "two words", "x" * 40]}
 PICTURES = {"picture": [image.parse(picture(20, 30), {}), None, image.parse(picture(64, 64), {})]}
+
+
+def series_cell(steps, seed):
+    drawn = np.random.default_rng(seed).normal(size=steps).round(3).tolist()
+    drawn[steps // 2] = None
+    ahead = [None] * 4
+    return {"t": [*range(steps + 4)], "v": drawn + ahead, "w": [1.5] * steps + ahead, "p": (["x", "y", None] * steps)[: steps + 4]}
+
+
+HISTORIES = {"history": [series.parse(series_cell(steps, i), LAYOUT.json()) for i, steps in enumerate((40, 9, 30, 24, 60, 35) * 4)]}
 SMALL_TEXT = {"vocab_size": 280, "max_length": 32}
 
 # name in the registry: (reference, its input, settings that make it small)
@@ -37,6 +52,8 @@ NETWORKS = {
     "rnn": ("rnn", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
     "lstm": ("lstm", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8, "layers": 2}),
     "gru": ("gru", TEXTS, {**SMALL_TEXT, "dim": 8, "width": 8}),
+    "cnn_series": ("cnn_series", HISTORIES, {"width": 8}),
+    "gru_series": ("gru_series", HISTORIES, {"width": 8, "length": 12}),
     "bert": ("bert-tiny", TEXTS, SMALL_TEXT),
     "gpt": ("gpt", TEXTS, {**SMALL_TEXT, "width": 32, "layers": 2, "heads": 4}),
     "cnn": ("cnn", PICTURES, {"size": 16, "width": 8}),
@@ -47,12 +64,16 @@ NETWORKS = {
 }
 FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family from scratch has saved
 PREDICTORS = ("linear", "trees", "blend", "incontext")
+ALARMS = {"neighbours": TABLE, "neighbours_series": HISTORIES}
+LABELLERS = ("kernels_series", "statistics_series")
+FORECASTERS = ("naive_series", "linear_series", "trees_series")
 CELLS = {
     "number": (["1,200", "", "3.5", "－２"], {}),
     "category": (["x", "y", None, 3, 3.0, True], {}),
     "date": (["2024-01-31", "N/A", "2020-02-29", "1999-12-31"], {}),
     "text": (["a", "", "longer text", "汉字"], {"buckets": 512}),
     "image": ([picture(8, 8), None, picture(12, 9)], {"size": [8, 8]}),
+    "series": ([series_cell(12, 0), None, series_cell(40, 1)], LAYOUT.json()),
     "labels": (["a|b", "b", "", "c|a"], {"separator": "|"}),
 }
 ANSWERS = {"number": CELLS["number"], "category": CELLS["category"], "labels": CELLS["labels"]}
@@ -60,7 +81,7 @@ ANSWERS["text"] = (CELLS["text"][0], {"form": "tokens", "train": {"vocab_size": 
 
 
 def test_no_plug_in_is_left_out():
-    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS}
+    assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
     assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == {*TASKS, *TEXTS_TASKS}
@@ -68,7 +89,7 @@ def test_no_plug_in_is_left_out():
 
 
 def test_describing_imports_no_torch():
-    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS])
+    check_cold([*(text for text, _, _ in NETWORKS.values()), *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS])
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +134,22 @@ def test_predictor(name):
     check_predictor(name, TABLE, KINDS, answers)
 
 
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_forecaster(name):
+    answers = {"values": RNG.normal(size=(24, 4)), "known": np.ones((24, 4))}
+    check_predictor(name, HISTORIES, KINDS, {"forecasting": answers}, {"quantiles": [0.1, 0.5, 0.9]})
+
+
+@pytest.mark.parametrize(("name", "columns"), ALARMS.items())
+def test_alarm(name, columns):
+    check_predictor(name, columns, KINDS, {"anomaly": {}})
+
+
+@pytest.mark.parametrize("name", LABELLERS)
+def test_labeller(name):
+    check_predictor(name, HISTORIES, KINDS, {"classification": {"index": np.arange(24) % 3}})
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_modality(name):
     cells, settings = CELLS[name]
@@ -133,13 +170,28 @@ def rows():
     ]
 
 
-TASKS = {"classification": "sign", "regression": "sum", "labels": "tags"}
 TEXTS_TASKS = {"generation": None}  # each gone through on small texts below
 
 
-@pytest.mark.parametrize(("task", "target"), TASKS.items())
-def test_task(task, target, tmp_path):
-    run = check_task(task, rows(), target, tmp_path / "run", inputs=["a", "b"], backbone="mlp", epochs=2, separator="|")
+def steps():
+    drawn = np.random.default_rng(0).normal(size=(3, 60)).round(3)
+    return [{"id": "abc"[i], "t": t, "v": v + t % 3} for i, row in enumerate(drawn.tolist()) for t, v in enumerate(row)]
+
+
+TABLE_TASK = {"inputs": ["a", "b"], "backbone": "mlp", "epochs": 2, "separator": "|"}
+TASKS = {
+    "classification": (rows, "sign", TABLE_TASK),
+    "regression": (rows, "sum", TABLE_TASK),
+    "labels": (rows, "tags", TABLE_TASK),
+    "anomaly": (rows, (), {"inputs": ["a", "b"]}),
+    "forecasting": (steps, "v", {"series": "id", "time": "t", "horizon": 4, "backbone": "gru", "epochs": 2}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task(task, tmp_path):
+    make, target, settings = TASKS[task]
+    run = check_task(task, make(), target, tmp_path / "run", **settings)
     assert run.model.pipeline.artifact.task == task
 
 

@@ -28,7 +28,7 @@ def test_linear_is_a_noisy_line_with_the_worked_command(tmp_path, monkeypatch):
     assert 0.5 < np.std(y - slope * x - intercept) < 1.5
 
 
-@pytest.mark.parametrize("name", ["linear", "table", "iris-in-context", "reviews", "pretrain-tiny"])
+@pytest.mark.parametrize("name", ["linear", "table", "iris-in-context", "reviews", "series", "pretrain-tiny"])
 def test_the_same_bytes_every_time(name, tmp_path):
     first, second = (examples.write(name, tmp_path / part) for part in "ab")
     assert first.replace(str(tmp_path / "a"), str(tmp_path / "b")) == second
@@ -50,6 +50,18 @@ def test_table_has_every_kind_and_gaps_and_a_rent_that_can_be_learned(tmp_path):
     area, rent = (np.array([float(row[name]) for row in rows]) for name in ("area", "rent"))
     assert 0.5 < np.corrcoef(area, rent)[0, 1] ** 2 < 0.95
     assert rent.min() > 0
+
+
+def test_series_are_in_long_format_and_what_is_to_come_is_empty(tmp_path):
+    command = examples.write("series", tmp_path)
+    assert command.endswith("--target sales --series shop --time month --horizon 12 --future campaign")
+    rows = cells(tmp_path / "sales.csv")
+    shops = {row["shop"] for row in rows}
+    assert len(shops) == 4
+    ahead = [row for row in rows if row["sales"] == ""]
+    assert len(ahead) == 12 * len(shops)
+    assert {row["month"][:4] for row in ahead} == {"2025"}
+    assert 400 < len(rows) - len(ahead) < 120 * len(shops)  # some months are missing
 
 
 def test_reviews_are_of_two_languages_and_no_sentence_comes_twice(tmp_path):

@@ -38,7 +38,10 @@ def command(
         list[str] | None, Option("--set", metavar="NAME=VALUE", help="an option of the model's task, such as temperature=0.8")
     ] = None,
 ) -> None:
-    """Predictions in the order of the rows: prediction, score, score.LABEL, and the interval where the model has one."""
+    """Predictions in the order of the rows: prediction, score, score.LABEL, and the interval where the model has one.
+
+    A forecast is a row for each series and step: series, time, prediction, q0.1, …, q0.9.
+    """
     from mainstem import api, config
 
     write, given = _writer(out), dict(map(config.assignment, options or ()))
@@ -51,7 +54,8 @@ def command(
         if on_error is OnError.fail:
             raise MainstemError(f"{counted} cannot be predicted. {listed}", do="With --on-error skip they are left out.")
         note(f"{counted} left out. {listed}")
-    content = write([flat(answer) for answer in answers if "error" not in answer])
+    lines = getattr(loaded.pipeline.task, "lines", lambda answer: [answer])
+    content = write([flat(line) for answer in answers if "error" not in answer for line in lines(answer)])
     if out:
         from mainstem import files
 
@@ -66,7 +70,7 @@ def flat(answer: Answer) -> dict[str, Any]:
     """A rendered prediction as one row: `scores` become score.LABEL."""
     row = {key: value for key, value in answer.items() if key != "scores"}
     scores = {f"score.{label}": score for label, score in dict(answer.get("scores", {})).items()}
-    first: dict[str, Any] = {key: row.pop(key) for key in ("prediction", "score") if key in row}
+    first: dict[str, Any] = {key: row.pop(key) for key in ("series", "time", "prediction", "score") if key in row}
     return {**first, **scores, **row}
 
 

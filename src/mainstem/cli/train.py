@@ -33,6 +33,15 @@ def command(
     test: Annotated[str | None, Option(metavar="DATA", help="rows for the test; default: drawn", rich_help_panel=_DATA)] = None,
     group: Annotated[str | None, Option(metavar="COL", help="its rows stay together in every split", rich_help_panel=_DATA)] = None,
     time: Annotated[str | None, Option(metavar="COL", help="the last rows by this column are the test", rich_help_panel=_DATA)] = None,
+    series: Annotated[
+        str | None, Option(metavar="COL", help="which rows make one series; default with --horizon: all", rich_help_panel=_DATA)
+    ] = None,
+    horizon: Annotated[int | None, Option(metavar="N", help="forecast so many steps", rich_help_panel=_DATA)] = None,
+    window: Annotated[int | None, Option(metavar="N", help="steps of history a model of series sees", rich_help_panel=_DATA)] = None,
+    season: Annotated[int | None, Option(metavar="N", help="steps after which a series repeats", rich_help_panel=_DATA)] = None,
+    future: Annotated[
+        list[str] | None, Option(metavar="COL", help="a covariate of a forecast that is known in advance", rich_help_panel=_DATA)
+    ] = None,
     separator: Annotated[str | None, Option(metavar="S", help="between several labels in a cell", rich_help_panel=_DATA)] = None,
     encoding: Annotated[str | None, Option(metavar="E", help="of a text file; default: detected", rich_help_panel=_DATA)] = None,
     class_weight: Annotated[str | None, Option(metavar="balanced", help="even out rare and common classes", rich_help_panel=_DATA)] = None,
@@ -75,6 +84,7 @@ def command(
     """Train, evaluate and seal a model. Kinds, task and candidates are inferred; what was inferred is said."""
     given = {
         "inputs": inputs, "columns": _columns(column or []), "valid": valid, "test": test, "group": group, "time": time,
+        "series": series, "horizon": horizon, "window": window, "season": season, "future": future,
         "separator": separator, "encoding": encoding, "class_weight": class_weight, "allow_leak": allow_leak or None, "task": task,
         "backbones": backbone, "adapt": adapt, "epochs": epochs, "steps": steps, 
         "batch_size": _number_or(batch_size, "full", "--batch-size"),

@@ -167,17 +167,38 @@ def _digits(path: Path) -> None:
 
 
 _PATH = "PATH"
+_SHOPS = ("北京", "Leipzig", "上海", "Turku")
+
+
+def _series(path: Path) -> None:
+    """Ten years of monthly sales of four shops, with a year and its campaigns; a few months are missing, and so is what is to come: the
+    last twelve months have campaigns but no sales."""
+    rng = np.random.default_rng(SEED)
+    rows: list[tuple[Any, ...]] = []
+    for shop in _SHOPS:
+        level, growth, phase = rng.uniform(80, 300), rng.uniform(-0.02, 0.08), rng.uniform(0, 2 * np.pi)
+        for t in range(132):
+            month, campaign = f"{2015 + t // 12}-{t % 12 + 1:02d}", "yes" if rng.random() < 0.2 else "no"
+            year = 1 + 0.3 * np.sin(2 * np.pi * t / 12 + phase) + 0.1 * np.sin(4 * np.pi * t / 12)
+            sold = level * (1 + growth * t / 12) * year * (1.25 if campaign == "yes" else 1.0) * np.exp(rng.normal(0, 0.05))
+            if t >= 120 or rng.random() > 0.02:
+                rows.append((shop, month, campaign, "" if t >= 120 else round(float(sold), 1)))
+    _write_csv(path, ("shop", "month", "campaign", "sales"), rows, bom=True)
+
+
 _LINEAR = f"mainstem train {_PATH} --target output --backbone linear --optimizer gd --lr 0.01 --epochs 1000"
 _DIGITS = (
     f"mainstem train {_PATH} --target label --backbone cnn --optimizer adamw --lr 0.003 --batch-size 64 --epochs 15 "
     "--set training.schedule=cosine"
 )
+_SERIES = f"mainstem train {_PATH} --target sales --series shop --time month --horizon 12 --future campaign"
 _EXAMPLES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "linear": ("data.csv", _LINEAR, _linear),
     "table": ("table.csv", f"mainstem train {_PATH} --target rent", _table),
     "iris-in-context": ("iris.csv", f"mainstem train {_PATH} --target species --backbone incontext", _iris),
     "reviews": ("reviews.csv", f"mainstem train {_PATH} --target label", _reviews),
     "digits": ("digits", _DIGITS, _digits),
+    "series": ("sales.csv", _SERIES, _series),
     "pretrain-tiny": ("tiny.yaml", f"mainstem pretrain -c {_PATH} -o runs/tiny", _tiny),
 }
 NAMES = tuple(_EXAMPLES)

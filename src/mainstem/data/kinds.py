@@ -334,6 +334,8 @@ def _answers_of(
 ) -> list[Column]:
     """The answer columns of a task by the modality of its answer."""
     if plugin.target is None:
+        if plugin.judged_by and len(targets) == 1:
+            return [Column(targets[0], plugin.judged_by)]
         if targets:
             raise MainstemError(f"the task {task} has no target, and '{targets[0]}' is named", do="Leave out --target.")
         return []

@@ -16,7 +16,7 @@ import numpy as np
 from mainstem import registry
 from mainstem.contracts import Array, Prediction, Value
 from mainstem.errors import MainstemError, suggest
-from mainstem.evaluation import calibration
+from mainstem.evaluation import alarms, calibration, forecasts
 
 Figures = dict[str, Array]  # name → [b], or by class [b, classes]; NaN where it is undefined
 
@@ -26,7 +26,7 @@ class Answers:
     """Predictions and targets as arrays.
 
     true, chosen: class numbers int [n] (category), bool [n, classes] (labels), float64 [n] (number).
-    scores: float64 [n, classes], NaN where the model gives none.
+    scores: float64 [n, classes], NaN where the model gives none; of forecasts their statistics (forecasts.py).
     """
 
     true: Array
@@ -53,13 +53,18 @@ class Family(Protocol):
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:
-    """Arrays of a kind of answer: "category", "labels", "number", or "text", whose predictions say all that is counted.
+    """Arrays of a kind of answer: "category", "labels", "number", "series", "anomaly", or "text" (its predictions say all that is counted).
 
     Classes beyond `labels` that occur get score 0.
     """
     if kind == "text":
         told = np.array([[p.more[name] for name in ("nats", "tokens", "bytes")] for p in predictions], np.float64).reshape(-1, 3)
         return Answers(np.zeros(len(told)), np.zeros(len(told)), told)
+    if kind == "series":
+        return Answers(np.zeros(len(targets)), np.zeros(len(targets)), forecasts.statistics(predictions, targets))
+    if kind == "anomaly":
+        ordinary = registry.load("tasks", "anomaly").plugin().ordinary(targets)
+        return Answers(np.zeros(len(targets)), np.zeros(len(targets)), alarms.statistics(predictions, ordinary))
     if kind == "number":
         values = np.array([p.value for p in predictions], np.float64)
         return Answers(np.array(targets, np.float64).reshape(-1), values.reshape(-1))
@@ -301,6 +306,8 @@ FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "category": (Confusion(), Ranks(), Probabilities(), Calibration()),
     "labels": (LabelSets(), Ranks()),
     "number": (Errors(),),
+    "series": (forecasts.Forecasts(),),
+    "anomaly": (alarms.Order(Ranks()), alarms.Alarms()),
     "text": (Likelihood(),),
 }
 
@@ -335,7 +342,8 @@ class Figure:
 def kind_of(task: str) -> tuple[str, tuple[str, ...]]:
     """What kind of answer a task gives ("" where there are no figures for it), and the names of its metrics."""
     plugin = registry.load("tasks", task).plugin
-    return (plugin.target, plugin.metrics) if plugin.target in FAMILIES and plugin.metrics else ("", ())
+    kind = plugin.target or registry.ALIASES.get(task, task)
+    return (kind, plugin.metrics) if kind in FAMILIES and plugin.metrics else ("", ())
 
 
 def metrics(task: str, labels: Sequence[str] = ()) -> dict[str, Figure]:

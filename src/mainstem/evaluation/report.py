@@ -12,7 +12,7 @@ import numpy as np
 
 from mainstem.contracts import Array, Json, Prediction, Value
 from mainstem.errors import MainstemError
-from mainstem.evaluation import baseline, intervals, metrics
+from mainstem.evaluation import alarms, baseline, forecasts, intervals, metrics
 
 BY_CLASS = ("precision", "recall", "f1")
 # Which constant suits which figure of numbers best.
@@ -39,6 +39,7 @@ def evaluate(
     train_targets: what the baseline is fitted on, else on `targets`.
     """
     kind, names = metrics.kind_of(task_name)
+    kind = kind if len(targets) or kind == "text" else ""  # labels of anomalies may be there or not
     targets = targets if len(targets) else [None] * len(predictions)
     good = [i for i, p in enumerate(predictions) if not isinstance(p, MainstemError)]
     answered, targets = _answered(predictions), [targets[i] for i in good if kind]
@@ -68,7 +69,7 @@ def point_metrics(
 ) -> dict[str, float | None]:
     """The metrics of a task by name without intervals, None where undefined; rows answered by an error are left out."""
     kind, names = metrics.kind_of(task_name)
-    if not kind:
+    if not kind or not (len(targets) or kind == "text"):
         return dict.fromkeys(names)
     targets = targets if len(targets) else [None] * len(predictions)
     kept = [t for p, t in zip(predictions, targets, strict=True) if not isinstance(p, MainstemError)]
@@ -90,6 +91,10 @@ def _points(kind: str, predictions: Sequence[Prediction], targets: Sequence[Valu
 
 def _baseline(kind: str, targets: Sequence[Value], fitted_on: Sequence[Value], labels: Sequence[str]) -> dict[str, float | None]:
     def points(middle: str) -> dict[str, float | None]:
+        if kind == "series":
+            return _points(kind, [forecasts.seasonal_naive(target) for target in targets], targets, labels)
+        if kind == "anomaly":
+            return _points(kind, alarms.constant(targets), targets, labels)
         answer = baseline.constant(kind, fitted_on, labels, middle=middle)
         return _points(kind, [answer] * len(targets), targets, labels)
 

@@ -1,7 +1,7 @@
 """Dates and times, as people and libraries write them → seconds since 1970 in UTC → the parts of the calendar that vary.
 
 Forms: ISO 8601 (date, or date and time with zone), 2024/1/31, 31.01.2024, 1/31/2024, 2024年1月31日, 31 Jan 2024, January 31, 2024,
-datetime, date, numpy and pandas time stamps. A time without a zone is taken as UTC.
+2024Q1, datetime, date, numpy and pandas time stamps. A time without a zone is taken as UTC.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _DATES = (
     r"(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second_>\d{1,2})(?P=mark)(?P<year>\d{4})",
     r"(?:[A-Za-z]{3,9}, ?)?(?P<day>\d{1,2})(?:st|nd|rd|th)?[ -](?P<name>[A-Za-z]{3,9})\.?,?[ -](?P<year>\d{4})",
     r"(?P<name>[A-Za-z]{3,9})\.? (?P<day>\d{1,2})(?:st|nd|rd|th)?,? (?P<year>\d{4})",
+    r"(?P<year>\d{4})[ -]?[Qq](?P<quarter>[1-4])",
 )
 _FORMS = tuple(re.compile(f"{form}(?:{'' if '年' in form else '[T ,]'} ?{_CLOCK})?", re.ASCII) for form in _DATES)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -70,6 +71,8 @@ def _from_text(text: str, day_first: bool | None) -> datetime | None:
     if match is None:
         return None
     found = match.groupdict()
+    if "quarter" in found:
+        found["month"], found["day"] = str(3 * int(found["quarter"]) - 2), "1"
     if "name" in found:
         found["month"] = str(1 + _MONTHS.index(found["name"][:3].lower()))
     if "first" in found:

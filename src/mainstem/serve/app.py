@@ -123,7 +123,7 @@ async def _predict(request: Request) -> Response:
         return error(404, unknown.args[0])
     if refused := _not_ready(served):
         return refused
-    rows, options = await _asked(request, [column.name for column in served.pipeline.artifact.schema.columns])
+    rows, options = await _asked(request, served.pipeline.artifact.schema.names)
     return await _answer(request, served, rows, check_options(served.pipeline.task, options))
 
 

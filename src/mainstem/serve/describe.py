@@ -84,7 +84,7 @@ def _operation(served: Served) -> Json:
 
 
 def _row(served: Served) -> Json:
-    columns = served.pipeline.artifact.schema.columns
+    columns = served.pipeline.artifact.schema.long
     return {"type": "object", "required": [c.name for c in columns], "properties": {c.name: _cell(c) for c in columns}}
 
 
@@ -98,6 +98,7 @@ def _prediction(served: Served) -> Json:
     value: Json = {
         "number": number,
         "labels": {"type": "array", "items": {**text, "enum": labels} if labels else text},
+        "series": {"type": "array", "items": number},
     }.get(served.pipeline.task.target or "", {**text, "enum": labels} if labels else {})
     scores = {"type": "object", "properties": {label: number for label in labels}}
     more: dict[str, Json] = {"score": number, "scores": scores} if labels else {"low": number, "high": number}
@@ -110,7 +111,7 @@ def _options(served: Served) -> Json:
 
 def example(served: Served) -> dict[str, Json]:
     """One made-up row."""
-    return {column.name: _EXAMPLES.get(column.kind) for column in served.pipeline.artifact.schema.columns}
+    return {column.name: _EXAMPLES.get(column.kind) for column in served.pipeline.artifact.schema.long}
 
 
 # --- for people ---------------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def page(models: Models) -> str:
 
 def _section(served: Served) -> str:
     artifact = served.pipeline.artifact
-    columns = "".join(f"<tr><td>{escape(c.name)}</td><td>{escape(c.kind)}</td></tr>" for c in artifact.schema.columns)
+    columns = "".join(f"<tr><td>{escape(c.name)}</td><td>{escape(c.kind)}</td></tr>" for c in artifact.schema.long)
     body = json.dumps({"rows": [example(served)]}, ensure_ascii=False)
     quoted = body.replace("'", "'\\''")
     command = f"curl -H 'Content-Type: application/json' \\\n  -d '{quoted}' \\\n  http://HOST:PORT/predict/{served.name}"

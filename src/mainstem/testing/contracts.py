@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mainstem import files, registry
-from mainstem.contracts import Array, Arrays, Call, Feature, Info, State, Table, Value
+from mainstem.contracts import Array, Arrays, Call, Feature, Info, Rows, State, Table, Value
 from mainstem.schema import Column, Schema
 
 ABSOLUTE, RELATIVE = 1e-5, 1e-4  # of two ways to the same numbers, as the seal allows
@@ -82,28 +82,37 @@ def check_backbone(
     return made
 
 
-def check_predictor(text: str, columns: Mapping[str, Sequence[Value]], kinds: Mapping[str, str], answers: Mapping[str, Arrays]) -> None:
+def check_predictor(
+    text: str,
+    columns: Mapping[str, Sequence[Value]],
+    kinds: Mapping[str, str],
+    answers: Mapping[str, Arrays],
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """A predictor for each task in `answers` (task → encoded answers): its graph gives what its library gives.
 
-    columns: typed values by column.
+    columns: typed values by column. settings: of the task, where the input is no table.
     """
     from mainstem.runtimes import onnx
     from mainstem.runtimes._calls import GraphRunner, prepare
 
     ref = registry.resolve(text)
     predictor = registry.load("backbones", ref.family).predictor
-    encoded = _Encoded(predictor.describe(ref), columns, kinds)
+    info = predictor.describe(ref)
+    encoded = _Encoded(info, columns, kinds)
     arrays = encoded.rows()
-    categories = [len(c["values"]) + 2 for c in encoded.state.json["categories"]]
+    categories = [len(c["values"]) + 2 for c in encoded.state.json.get("categories", ())]
+    given = {"categories": categories, "input": encoded.state.json, "settings": dict(settings or {})}
     for task, target in answers.items():
         outputs = {"classification": int(target.get("index", np.zeros(1)).max()) + 1, "labels": np.shape(target.get("hot", [[]]))[-1]}.get(
             task, 1
         )
-        state = predictor.fit(arrays, target, {"task": task, "outputs": outputs, "categories": categories}, None, {}, 0)
+        state = predictor.fit(arrays, target, {"task": task, "outputs": outputs, **given}, None, {}, 0)
         specs = predictor.graphs(state)
         _that(set(specs) <= {"head", "head.shared"}, f"{task}: graphs {sorted(specs)} instead of head")
-        call = Call("head", {f"table.{name}": array for name, array in arrays.items()})
-        _that(len(prepare(call, specs["head"])) == len(arrays), f"{task}: the graph does not take the encoded columns")
+        call = Call("head", {f"{info.modality}.{name}": array for name, array in arrays.items()})
+        taken = prepare(call, specs["head"])
+        _that(len(taken) == len(arrays) or info.modality != "table", f"{task}: the graph does not take the encoded columns")
         runner = GraphRunner(onnx.functions({name: spec.proto for name, spec in specs.items()}), specs)
         for name, array in predictor.run(state, arrays).items():
             _near(np.asarray(runner(call)[name]), array, f"{task}: output {name} of ONNX Runtime and of the library")
@@ -146,13 +155,15 @@ def check_task(task: str, rows: Sequence[Mapping[str, Any]], target: str | None,
     run = api.train(list(rows), target or (), task=task, out=folder, **settings)
     model = run.model
     _that(model.verify()["rows"] > 0, "nothing was replayed")
-    names = [column.name for column in model.pipeline.artifact.schema.columns]
-    asked = [{name: row[name] for name in names} for row in rows[:8]]
+    names = [name for name in model.pipeline.artifact.schema.names if name in rows[0]]
+    given = Rows({name: [row[name] for row in rows] for name in names})
+    asked = model.pipeline.artifact.schema.gathered(given)
+    asked = asked.take(range(min(8, len(asked))))
     together = model.predict(asked)
     json.dumps(together, allow_nan=False)
     judge = model.pipeline.task
-    for row, answer in zip(asked, together, strict=True):
-        alone = model.predict([row])[0]
+    for i, answer in enumerate(together):
+        alone = model.predict(asked.take([i]))[0]
         _that(
             judge.differ(seal.as_prediction(answer), seal.as_prediction(alone)) <= judge.tolerance, f"alone {alone}, among others {answer}"
         )

@@ -110,7 +110,12 @@ class Comparison:
         """The (train, valid) pairs that candidates are compared on."""
         train, valid = self.data.parts["train"], self.data.parts["valid"]
         known = np.concatenate([train, valid])
-        few = len(known) < self.config.split.folds_below and not self.config.data.valid and not self.config.data.time
+        few = (
+            len(known) < self.config.split.folds_below
+            and not self.config.data.valid
+            and not self.config.data.time
+            and self.data.times is None
+        )
         if not few or len(self.candidates) == 1:
             return [(train, valid)]
         try:
@@ -193,7 +198,8 @@ class Comparison:
             parts = splits.split(
                 len(rows),
                 target=data.answers(rows) if data.task.target == "category" else None,
-                groups=None if data.groups is None else list(data.groups[rows]),
+                groups=None if data.groups is None or data.times is not None else list(data.groups[rows]),
+                times=None if data.times is None else data.times[rows],
                 hashes=[data.table.hashes[int(i)] for i in rows],
                 valid=WATCHED,
                 test=0.0,

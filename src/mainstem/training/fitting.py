@@ -32,6 +32,7 @@ class Problem:
     seed: int
     class_weight: str = ""
     groups: Array | None = None  # by row of the whole table, where rows of one group stay together
+    times: Array | None = None  # by row of the whole table, where the rows that a predictor compares by come after the others
 
 
 @dataclass
@@ -138,13 +139,18 @@ def _fit_predictor(predictor: Any, candidate: Candidate, problem: Problem, input
     artifact = _artifact(problem, inputs, candidate)
     pipeline = Pipeline(artifact)
     batch = pipeline.task.encode(pipeline.task.examples(train), pipeline.processors)
-    kinds = {
+    kinds: dict[str, Any] = {
         "task": problem.name,
         "outputs": len(problem.target.json.get("labels", [0])),
         "categories": [len(c["values"]) + 2 for c in table.state.json.get("categories", [])],
     }
     if problem.groups is not None:
         kinds["groups"] = np.unique(problem.groups[np.asarray(train.source)], return_inverse=True)[1]
+    if problem.times is not None:
+        kinds["times"] = problem.times[np.asarray(train.source)]
+    if table.modality != "table":
+        kinds["input"] = dict(table.state.json)
+        kinds["settings"] = dict(pipeline.task.settings)
     folder = registry.resolve(candidate.inputs[0].backbone).folder
     settings = {**candidate.inputs[0].settings, **({"folder": str(folder)} if folder else {})}
     state = predictor.fit(batch.inputs[table.name], batch.target, kinds, _weights(problem, train.target or []), settings, problem.seed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,9 @@ import numpy as np
 from mainstem import files
 from mainstem.contracts import Array, Prediction, Rows
 from mainstem.inference import Pipeline
+from mainstem.training import drawing
 from mainstem.training.fitting import Fitted
 from mainstem.training.preparing import Prepared
-
-# Parts of the file names of fonts with Chinese, Japanese and Korean characters.
-CJK_FONTS = ("notosanscjk", "sourcehansans", "wqy-microhei", "wqy-zenhei", "droidsansfallback", "msyh", "simhei", "pingfang")
 
 
 def explain(folder: Path, data: Prepared, fitted: Fitted, known: Array) -> list[str]:
@@ -59,43 +55,15 @@ def _predict(fitted: Fitted, points: Sequence[dict[str, float]]) -> list[float]:
 
 def _picture(name: str, target: str, x: Array, y: Array, slope: float, intercept: float) -> bytes:
     """Points and line as PNG; nothing where Matplotlib is not installed."""
-    try:
-        from matplotlib import font_manager, rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return b""
-    with warnings.catch_warnings(), rc_context({"font.family": ["DejaVu Sans", *_cjk_fonts(font_manager)]}):
-        warnings.simplefilter("ignore", UserWarning)  # characters that no installed font has are drawn as boxes
-        return _drawn(Figure, FigureCanvasAgg, name, target, x, y, slope, intercept)
 
+    def draw(figure: Any) -> None:
+        axes: Any = figure.add_subplot()
+        axes.scatter(x, y, s=16, color=drawing.BLUE, alpha=0.75, linewidths=0, label="data")
+        ends = np.array([np.nanmin(x), np.nanmax(x)])
+        label = f"{target} = {intercept:.4g} {'-' if slope < 0 else '+'} {abs(slope):.4g}·{name}"
+        axes.plot(ends, intercept + slope * ends, color=drawing.RED, linewidth=2, label=label)
+        axes.set(xlabel=name, ylabel=target)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
 
-def _cjk_fonts(manager: Any) -> list[str]:
-    """Families with Chinese characters that this machine has; looked for on the disk, since Matplotlib's own list may be old."""
-    names = []
-    for path in sorted(manager.findSystemFonts()):
-        if any(part in Path(path).name.lower().replace("_", "") for part in CJK_FONTS):
-            manager.fontManager.addfont(path)
-            names.append(manager.FontProperties(fname=path).get_name())
-    return names
-
-
-def _drawn(Figure: Any, Canvas: Any, name: str, target: str, x: Array, y: Array, slope: float, intercept: float) -> bytes:
-    figure = Figure(figsize=(6.4, 4.4), dpi=130, layout="constrained")
-    Canvas(figure)
-    axes: Any = figure.add_subplot()
-    axes.scatter(x, y, s=16, color="#4c78a8", alpha=0.75, linewidths=0, label="data")
-    ends = np.array([np.nanmin(x), np.nanmax(x)])
-    axes.plot(
-        ends,
-        intercept + slope * ends,
-        color="#e45756",
-        linewidth=2,
-        label=f"{target} = {intercept:.4g} {'-' if slope < 0 else '+'} {abs(slope):.4g}·{name}",
-    )
-    axes.set(xlabel=name, ylabel=target)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return drawing.png(draw)

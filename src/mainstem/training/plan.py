@@ -34,6 +34,14 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
         "optimizer": "adamw", "lr": 5e-5, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 32, "epochs": 3, "patience": 2,
         "warmup": 0.06, "clip": 1.0, "group_by_length": True,
     },
+    "gru_series": {
+        "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 12, "patience": 3,
+        "clip": 1.0,
+    },
+    "cnn_series": {
+        "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 32, "epochs": 60, "patience": 15,
+        "clip": 1.0,
+    },
     "fusion": {"optimizer": "adam", "lr": 6e-3, "schedule": "cosine", "batch_size": 64, "epochs": 6, "patience": 2},
     "scratch": {
         "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "batch_size": 64, "epochs": 30, "patience": 6,
@@ -42,6 +50,13 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: its strength is few rows, its cost grows with them
+# What is compared on series by task, the simplest first, as far as it is there: families NAME_series.
+SERIES = {
+    "forecasting": ("naive", "incontext", "linear", "trees", "gru"),
+    "classification": ("statistics", "kernels", "cnn"),
+    "anomaly": ("neighbours",),
+}
+PREDICTED = {"anomaly": "neighbours"}  # tasks that a predictor of tables does, and no network
 PROBE_L2 = (1e-1, 1e-2, 1e-3)  # the simplest first
 
 
@@ -58,7 +73,11 @@ def candidates(config: Config, prepared: Prepared) -> tuple[tuple[Candidate, ...
     given = _given(config, modalities)
     _check_extras(given)
     _check_adapt(config, given)
-    if prepared.name not in TASKS.values():
+    if set(groups) == {"series"} and prepared.name in SERIES:
+        made = _for_series(prepared.name, given, groups["series"], config)
+    elif prepared.name in PREDICTED:
+        made = _predicted(prepared.name, given, groups, config)
+    elif prepared.name not in TASKS.values():
         made = _for_task(prepared, given, groups, modalities, config)
     elif set(groups) == {"table"}:
         made = _for_table(given, groups, config, prepared)
@@ -120,6 +139,8 @@ def _given(config: Config, modalities: Mapping[str, str]) -> dict[str, list[str]
         head, equals, ref = text.partition("=")
         named = bool(equals) and (head in modalities or head in modalities.values())
         ref = ref if named else text
+        if set(modalities.values()) == {"series"} and f"{ref}_series".replace("-", "_") in registry.names("backbones"):
+            ref = f"{ref}_series".replace("-", "_")  # linear, trees, gru of series
         modality = describe(InputSettings(name="x", columns=(), backbone=ref), config.training).modality
         places = [name for name, held in modalities.items() if (head in (name, held) if named else held == modality)]
         if not places:
@@ -210,6 +231,35 @@ def _for_table(
         network = predictor_of(each, config.training) is None
         training = _training(ref if ref in TRAINING else "scratch") if network else Training()
         made.append(Candidate(name=_label(each), inputs=(each,), training=training))
+    return made
+
+
+def _predicted(task: str, given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
+    """Predictors over the table. Raises MainstemError where there is none, or a network is asked for."""
+    refs = list(given.get("table", ())) or [PREDICTED[task]]
+    made = [InputSettings(name="table", columns=tuple(groups.get("table", ())), backbone=ref) for ref in refs]
+    if "table" not in groups or any(predictor_of(each, config.training) is None for each in made):
+        raise MainstemError(
+            f"the task {task} reads numbers, categories and dates by '{PREDICTED[task]}', or series", do="Leave --backbone out."
+        )
+    return [Candidate(name=each.backbone, inputs=(each,)) for each in made]
+
+
+def _for_series(task: str, given: Mapping[str, Sequence[str]], columns: Sequence[str], config: Config) -> list[Candidate]:
+    """Predictors and networks over the one series input; those that are not there, or whose library is not, are left out."""
+    known = registry.names("backbones")
+    refs = list(given.get("series", ())) or [f"{name}_series" for name in SERIES[task] if f"{name}_series" in known]
+    made = []
+    for ref in refs:
+        each = InputSettings(name="series", columns=tuple(columns), backbone=ref)
+        network = predictor_of(each, config.training) is None
+        if network and not given and not has_torch():
+            continue
+        family = registry.resolve(ref).family
+        training = _training(family if family in TRAINING else "scratch") if network else Training()
+        made.append(
+            Candidate(name=ref.replace("incontext_series", "incontext-series").removesuffix("_series"), inputs=(each,), training=training)
+        )
     return made
 
 

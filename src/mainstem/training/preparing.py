@@ -16,6 +16,7 @@ from mainstem.contracts import Array, Rows, Table, Task, Value
 from mainstem.data import kinds, leaks, sources, splits
 from mainstem.errors import MainstemError
 from mainstem.schema import UNANSWERED, Column, Schema
+from mainstem.training import windows
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Prepared:
     roles: Mapping[str, str] = field(default_factory=dict)  # role → column, for a task with roles
     notes: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    times: Array | None = None  # by row, where they are windows of series: when each begins to forecast
+    noun: str = "rows"
 
     def raw(self, rows: Sequence[int] | Array) -> Rows:
         """The raw cells of these rows of the table. All of them lie in one file or have pictures of one base."""
@@ -56,7 +59,7 @@ class Prepared:
         inputs = ", ".join(f"{c.name} ({c.kind})" for c in self.schema.columns)
         inputs = inputs if len(inputs) < 400 else f"{len(self.schema.columns)} columns"
         answer = ", ".join(t.name for t in self.schema.targets)
-        return f"{self.name}{' of ' * bool(answer)}{answer} from {inputs}; rows: {sizes}"
+        return f"{self.name}{' of ' * bool(answer)}{answer} from {inputs}; {self.noun}: {sizes}"
 
     @property
     def fingerprint(self) -> str:
@@ -75,6 +78,13 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     data = config.data
     main = sources.read(source if source is not None else data.path, encoding=data.encoding)
     others = {name: sources.read(path, encoding=data.encoding) for name, path in (("valid", data.valid), ("test", data.test)) if path}
+    if windows.wanted(config):
+        if windows.is_forecast(config):
+            made: Prepared = windows.forecasts(config, main, others)
+            return made
+        gathered = windows.watched if windows.is_watched(config) else windows.labelled
+        config, main, others = gathered(config, main, others)
+        data = config.data
     steering = [name for name in (data.group, data.time) if name]
     _check_steering(main, steering)
     inferred = kinds.infer(
@@ -97,6 +107,8 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     times = _times(files, source_of, data.time) if data.time else None
     together = leaks.keep_together(table, schema)
     parts = _split(config, task, table, own, given, groups, times, together)
+    if (ordinary := getattr(task, "ordinary", None)) and table.target is not None:
+        parts = _ordinary(parts, windows.undisturbed(table, ordinary(table.target)))
     if len(parts["train"]) == 0:
         raise MainstemError(
             "no rows are left to train on", where=main.where, do="Give more rows, or smaller parts with --set split.test=0.1."
@@ -190,6 +202,13 @@ def _times(files: Sequence[Rows], places: Array, name: str) -> Array:
             )
         result.append(float(value))
     return np.array(result)
+
+
+def _ordinary(parts: Mapping[str, Array], ordinary: Array) -> dict[str, Array]:
+    """The parts with rows that are not to be learned from moved to the test part."""
+    unusual = np.flatnonzero(~ordinary)
+    kept = {name: rows[ordinary[rows]] for name, rows in parts.items() if name != "test"}
+    return {**kept, "test": np.union1d(parts["test"], unusual)}
 
 
 def _split(

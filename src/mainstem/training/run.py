@@ -21,7 +21,7 @@ from mainstem.config import Candidate, Config
 from mainstem.contracts import Array
 from mainstem.errors import MainstemError
 from mainstem.evaluation.report import evaluate, point_metrics
-from mainstem.training import comparing, fitting, line, plan, shipping
+from mainstem.training import comparing, fitting, forecast, line, plan, shipping
 from mainstem.training.comparing import Comparison, Kept, Score, Stop
 from mainstem.training.fitting import Fitted, Problem
 from mainstem.training.preparing import prepare
@@ -160,6 +160,7 @@ class _Run:
             self.config.seed,
             self.config.data.class_weight,
             self.data.groups,
+            self.data.times,
         )
         self.say(self.data.sentence)
         self.comparison = Comparison(self.config, self.data, self.problem, candidates, self.folder, self.stop, self.say)
@@ -249,7 +250,12 @@ class _Run:
         sealed = shipping.ship(self.model, fitted, golden, self.data.raw(tested), expected, self.config.replay)
         if not self.folder.read_only:
             self.folder.write_config(self.config, self.data, self.comparison.candidates, self.comparison.cuts)
-            for note in [*line.explain(self.folder.path, self.data, fitted, known), *filter(None, [chosen.holds])]:
+            for note in (
+                *line.explain(self.folder.path, self.data, fitted, known),
+                *forecast.explain(self.folder.path, table.take(measured), predictions),
+                *getattr(self.data.task, "told", lambda state: [])(fitted.artifact.state),
+                *filter(None, [chosen.holds]),
+            ):
                 self.say(note)
             self.folder.finish({**about, "evaluation": report, "seal": sealed, "interrupted": self.stop.interrupted})
         return Result(self.folder.path, self.model, report, chosen.sentence, self.stop.interrupted, list(self.data.notes))
