@@ -1,0 +1,366 @@
+"""A series as the in-context network reads it: continuations that its own past suggests, and how each would have done. numpy only.
+
+A network of patches copies an exact cycle badly, and classical rules do it by definition. So the window of a series is read by nineteen of
+them (the last cycle, means of cycles, growth, autoregression …), the same rules forecast the last steps that are known, and the network
+weighs and corrects what they say. Nothing here is learned or drawn: equal values give equal arrays.
+
+Letters of shapes: n series, l steps of the context, h steps ahead, c candidates, k cycles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mainstem.contracts import Array
+
+PATCH = 16  # steps a token
+CONTEXT, HORIZON = 1024, 128  # most steps that are read, and told in one pass
+CANDIDATES = 19
+LOW, HIGH = 10, 11  # the candidates below and above which a fifth of the last cycles lie
+CHANNELS = 5  # of a step of the context: value, whether seen, difference to one cycle ago for three periods
+SUMMARY = CANDIDATES + 1 + 12
+CALENDAR = (4, 7, 12, 24, 48, 52, 96, 144, 168, 365)  # periods that series often have: they win where two are as likely
+_CYCLES = 8
+_ORIGINS, _BACK = 3, 48  # of the trial on known steps: how often, and most steps each
+_ROWS = 400  # most equations of an autoregression
+_REACH = 60.0  # units; what lies beyond is cut
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What the network takes (`arrays`, float32) and how its answer is read: value = base + unit × answer.
+
+    base [n, h] and unit [n, 1] float64; `floor` [n, 1]: 0 for a series that was never negative, else -inf.
+    """
+
+    arrays: dict[str, Array]
+    base: Array
+    unit: Array
+    floor: Array
+
+    @classmethod
+    def of(cls, values: Array, horizon: int) -> Windows:
+        """Series [n, l] with NaN for steps that are missing or before the start → windows for the `horizon` next steps (rounded
+        up to whole patches). Only the last CONTEXT steps are read."""
+        values = np.asarray(values, np.float64)[:, -CONTEXT:]
+        seen = np.isfinite(values)
+        size = np.maximum(np.abs(np.where(seen, values, 0.0)).max(axis=1, initial=0.0), 1e-290)[:, None]
+        x, start = _filled(values / size, seen)
+        n, length = x.shape
+        inside = np.arange(length) >= start[:, None]
+        center = _mean(x, inside)[:, None]
+        spread = np.sqrt(_mean(np.square(x - center), inside))[:, None]
+        flat = spread < 1e-9
+        spread = np.where(flat, np.maximum(np.abs(center), 1e-9), spread)
+        found, alike = periods(x, start)
+        steps = -(-horizon // PATCH) * PATCH
+        told = candidates(x, start, found, steps)
+        errors = _trial(x, seen, start, found)
+        least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 1.0, 0.01) * spread)
+        share = np.power(least / np.maximum(errors, least), 3.0)
+        base = (share[:, :, None] * told).sum(axis=1) / share.sum(axis=1)[:, None]
+        of_base = (share * errors).sum(axis=1, keepdims=True) / share.sum(axis=1, keepdims=True)
+        unit = np.maximum(of_base, least)
+        bounds = (told - base[:, None]) / unit[:, :, None]
+        lags = [_back(x, start, found[:, j]) / unit for j in range(3)]
+        channels = np.stack([(x - center) / spread, np.ones_like(x), *lags]) * seen
+        summary = np.concatenate(
+            [
+                np.log(unit / np.maximum(errors, least)),
+                np.log(unit / least),
+                np.log(found) / 5.0,
+                alike,
+                np.log(unit / spread),
+                np.log((length - start)[:, None]) / 5.0,
+                1.0 - seen.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1),
+                np.mean((x == 0) & inside, axis=1, keepdims=True),
+                (x[:, -1:] - center) / spread,
+                np.abs(np.diff(x, axis=1)).mean(axis=1, keepdims=True) / spread if length > 1 else np.zeros((n, 1)),
+            ],
+            axis=1,
+        )
+        arrays = {
+            "context": _patches(np.arcsinh(channels)),
+            "future": np.clip(bounds, -_REACH, _REACH),
+            "level": np.arcsinh((base - center) / spread),
+            "width": _widths(x, start, found[:, 0], steps),
+            "summary": np.clip(summary, -12.0, 12.0),
+        }
+        never = np.where(seen, values, 0.0).min(axis=1, keepdims=True) >= 0
+        return cls(
+            {name: array.astype(np.float32) for name, array in arrays.items()}, base * size, unit * size, np.where(never, 0.0, -np.inf)
+        )
+
+    def values(self, answer: Array) -> Array:
+        """The network's answer [n, h, q] in the units of the series, float64."""
+        told = self.base[:, : answer.shape[1], None] + self.unit[:, :, None] * answer
+        return np.maximum(told, self.floor[:, :, None])
+
+
+def _patches(channels: Array) -> Array:
+    """Channels [m, n, l] → [n, patches, PATCH × m], with zeros before the first step."""
+    m, n, length = channels.shape
+    padded = np.concatenate([np.zeros((m, n, -length % PATCH)), channels], axis=2)
+    return padded.reshape(m, n, -1, PATCH).transpose(1, 2, 3, 0).reshape(n, -1, PATCH * m)
+
+
+def _filled(values: Array, seen: Array) -> tuple[Array, Array]:
+    """Gaps bridged by straight lines, what is before the start by the first value; and where each series starts [n]."""
+    x = values.copy()
+    start = np.where(seen.any(axis=1), seen.argmax(axis=1), values.shape[1] - 1)
+    place = np.arange(values.shape[1])
+    for i in np.flatnonzero(~seen.all(axis=1)):
+        x[i] = np.interp(place, place[seen[i]], values[i, seen[i]]) if seen[i].any() else 0.0
+    return x, start
+
+
+def _mean(x: Array, weight: Array) -> Array:
+    total: Array = (x * weight).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12)
+    return total
+
+
+def _at(x: Array, index: Array, start: Array) -> Array:
+    """Values at index [n, …], where what is before the start is the first value."""
+    n = len(x)
+    flat = np.maximum(index.reshape(n, -1), start[:, None])
+    return np.take_along_axis(x, flat, axis=1).reshape(index.shape)
+
+
+def _back(x: Array, start: Array, period: Array) -> Array:
+    """Difference to one period ago [n, l]; 0 where there is none."""
+    index = np.arange(x.shape[1]) - period[:, None]
+    return np.where(index >= start[:, None], x - _at(x, index, start), 0.0)
+
+
+# --- periods ------------------------------------------------------------------------------------------------------------
+
+
+def periods(x: Array, start: Array) -> tuple[Array, Array]:
+    """The likeliest period of each series, the best of the shorter and of the longer ones: int [n, 3], 1 where there is none; and
+    the autocorrelations there, float [n, 3].
+
+    Peaks of the autocorrelation of the values (less their straight line) and of their differences, by how far they stand out.
+    """
+    n, length = x.shape
+    most = max(2, length // 2)
+    inside = np.arange(length) >= start[:, None]
+    level = _correlation(_straightened(x, inside), inside, most)
+    steps = np.diff(x, axis=1, prepend=x[:, :1])
+    after = inside & (np.arange(length) > start[:, None])
+    change = _correlation((steps - _mean(steps, after)[:, None]) * after, after, most)
+    lags = np.arange(most + 1)
+    known = lags < (length - start)[:, None] // 2 + 1
+    score = np.where(known, np.maximum(_prominence(level), _prominence(change)), 0.0)
+    share = np.maximum(1.0 - lags / np.maximum(length - start, 1)[:, None], 0.0)
+    bonus = 0.06 * (np.isin(lags, CALENDAR) & (score > 0))
+    score, long = score * np.power(share, 1.5) + bonus, score * np.sqrt(share) + bonus
+    first = _least(score, 0.85)
+    shorter = _least(np.where(lags < 0.75 * first[:, None], score, 0.0), 0.85)
+    longer = np.where(lags > 1.25 * first[:, None], long, 0.0).argmax(axis=1)
+    found = np.stack([first, shorter, longer], axis=1)
+    found = np.maximum(found, 1)
+    return found, np.take_along_axis(level, found, axis=1)
+
+
+def _least(score: Array, share: float) -> Array:
+    """The least lag that scores at least that share of the best: a cycle rather than two of it."""
+    near: Array = (score >= np.maximum(share * score.max(axis=1, keepdims=True), 1e-9)).argmax(axis=1)
+    return near
+
+
+def _straightened(x: Array, inside: Array) -> Array:
+    """Less its slow movements (a straight line, then a moving mean over a third), without extremes; 0 before the start."""
+    place = np.arange(x.shape[1]) - _mean(np.broadcast_to(np.arange(x.shape[1]), x.shape), inside)[:, None]
+    rest = x - _mean(x, inside)[:, None]
+    slope = _mean(rest * place, inside) / np.maximum(_mean(place * place, inside), 1e-12)
+    rest = (rest - slope[:, None] * place) * inside
+    half = x.shape[1] // 6 + 1
+    sums, counts = (np.pad(np.cumsum(a, axis=1), ((0, 0), (half + 1, half)), "edge") for a in (rest, inside.astype(np.float64)))
+    sums[:, : half + 1] = counts[:, : half + 1] = 0.0
+    wide = 2 * half + 1
+    slow = (sums[:, wide:] - sums[:, :-wide]) / np.maximum(counts[:, wide:] - counts[:, :-wide], 1.0)
+    rest = (rest - slow) * inside
+    reach = 3.5 * np.sqrt(_mean(np.square(rest), inside))[:, None]
+    return np.clip(rest, -reach, reach)
+
+
+def _correlation(x: Array, inside: Array, most: int) -> Array:
+    """Autocorrelations [n, most + 1] of x, which is 0 outside."""
+    size = 1 << (x.shape[1] + most).bit_length()
+
+    def own(a: Array) -> Array:
+        made: Array = np.fft.irfft(np.square(np.abs(np.fft.rfft(a, size))), size)[:, : most + 1]
+        return made
+
+    power, count = own(x), np.maximum(own(inside.astype(np.float64)), 1.0)
+    power = power / count
+    return np.clip(power / np.maximum(power[:, :1], 1e-12), -1.0, 1.0)
+
+
+def _prominence(a: Array) -> Array:
+    """How far each peak of a [n, lags] stands above the higher of the lowest points on its two sides; 0 where there is no peak."""
+    peak = np.zeros_like(a, bool)
+    peak[:, 2:-1] = (a[:, 2:-1] >= a[:, 1:-2]) & (a[:, 2:-1] > a[:, 3:]) & (a[:, 2:-1] > 0)
+    left = np.minimum.accumulate(a, axis=1)
+    right = np.minimum.accumulate(a[:, ::-1], axis=1)[:, ::-1]
+    return np.where(peak, a - np.maximum(left, right), 0.0)
+
+
+# --- candidates ---------------------------------------------------------------------------------------------------------
+
+
+def candidates(x: Array, start: Array, found: Array, steps: int) -> Array:
+    """Continuations [n, CANDIDATES, steps] of x [n, l] without gaps, for the periods found [n, 3]."""
+    n, length = x.shape
+    inside = np.arange(length) >= start[:, None]
+    ahead = np.arange(steps)
+    flat = np.ones(steps)
+    last = x[:, -1]
+    fading = 0.8 ** np.arange(length)[::-1] * inside
+    smooth = _mean(x, fading)
+    recent = np.arange(length)[::-1] / np.maximum(length - start, 1)[:, None] < 0.5
+    place = np.arange(length) - (length - 1.0)
+    told = [np.outer(last, flat), np.outer(smooth, flat), np.outer(_mean(x, inside), flat)]
+    middle = _mean(np.broadcast_to(place, x.shape), recent)
+    offset = place - middle[:, None]
+    slope = _mean((x - _mean(x, recent)[:, None]) * offset, recent) / np.maximum(_mean(offset * offset, recent), 1e-12)
+    told.append(smooth[:, None] + 0.5 * slope[:, None] * (ahead + 1.0))
+    for j in range(3):
+        told += _seasonal(x, start, found[:, j], steps, kind=j)
+    low, high = x.min(axis=1), x.max(axis=1)
+    bounds = (low - (high - low))[:, None], (high + (high - low))[:, None]
+    told += [np.clip(made, *bounds) for made in _autoregressions(x, start, found, steps)]
+    return np.stack(told, axis=1)
+
+
+def _cycles(x: Array, start: Array, period: Array, steps: int) -> tuple[Array, Array, Array, Array]:
+    """The last cycles laid over the steps ahead: values [n, k, steps], their levels [n, k, 1], how much each counts [n, k, 1], and
+    how many steps ahead lie in each cycle to come [n, steps]."""
+    length = x.shape[1]
+    ahead = np.arange(steps)
+    phase = length - period[:, None] + ahead % period[:, None]
+    back = np.arange(_CYCLES)[:, None] * period[:, None, None]
+    values = _at(x, phase[:, None] - back, start)
+    sums = np.concatenate([np.zeros((len(x), 1)), np.cumsum(x, axis=1)], axis=1)
+    ends = length - np.arange(_CYCLES + 1) * period[:, None]
+    whole = np.take_along_axis(sums, np.maximum(ends, 0), axis=1)
+    levels = ((whole[:, :-1] - whole[:, 1:]) / period[:, None])[:, :, None]
+    counts = ((ends[:, 1:] >= start[:, None]) * 0.75 ** np.arange(_CYCLES))[:, :, None]
+    counts[:, 0] = 1.0
+    short = ends[:, 1] < start  # not one whole cycle: its level is that of what there is
+    levels[short, 0, 0] = _mean(x, np.arange(length) >= start[:, None])[short]
+    return values, levels, counts, ahead // period[:, None] + 1
+
+
+def _seasonal(x: Array, start: Array, period: Array, steps: int, kind: int) -> list[Array]:
+    """The last cycle and the mean of the last ones at today's level; but for the shorter period their median; and for the first with
+    growth by a factor (a drift where values are not all above 0), with a drift, and what a fifth of them lie below and above."""
+    values, levels, counts, cycle = _cycles(x, start, period, steps)
+    total = counts.sum(axis=1)
+    shape = ((values - levels) * counts).sum(axis=1) / total
+    made = [values[:, 0], shape + levels[:, 0]]
+    if kind == 1:
+        return made
+    ordered = np.sort(np.where(counts > 0, values, np.inf), axis=1)
+    many = (counts > 0).sum(axis=1)[:, :, None]
+
+    def among(share: float) -> Array:
+        place = share * (many - 1)
+        low = np.floor(place).astype(np.int64)
+        below, above = (np.take_along_axis(ordered, at, axis=1)[:, 0] for at in (low, np.minimum(low + 1, many - 1)))
+        return np.asarray(below + (place - low)[:, 0] * (above - below))
+
+    made.append(among(0.5))
+    if kind == 2:
+        return made
+    made.append((values * counts).sum(axis=1) / total)
+    whole = np.clip((counts[:, :, 0] > 0).sum(axis=1) - 1, 0, 4)
+    before = np.take_along_axis(levels[:, :, 0], whole[:, None], axis=1)
+    drift = (levels[:, 0] - before) / np.maximum(whole, 1)[:, None]
+    positive = (x.min(axis=1) > 1e-6)[:, None]
+    safe = np.where(positive[:, :, None] & (counts > 0) & (levels > 0), levels, 1.0)
+    ratio = (values / safe * counts).sum(axis=1) / total
+    growth = np.clip(safe[:, 0] / np.where(positive & (before > 0), before, 1.0), 0.2, 5.0) ** (1.0 / np.maximum(whole, 1)[:, None])
+    drifted = made[1] + drift * cycle
+    grown = np.where(positive, ratio * safe[:, 0] * growth ** np.minimum(cycle, 6), drifted)
+    return [*made, grown, drifted, among(0.2), among(0.8)]
+
+
+def _autoregressions(x: Array, start: Array, found: Array, steps: int) -> list[Array]:
+    """Two linear autoregressions with seasonal lags by ridge regression: of the values, and of their differences to a cycle ago."""
+    n, length = x.shape
+    inside = np.arange(length) >= start[:, None]
+    mean = _mean(x, inside)[:, None]
+    scale = np.maximum(np.sqrt(_mean(np.square(x - mean), inside)), 1e-9)[:, None]
+    z = ((x - mean) / scale).astype(np.float32)
+    first, shorter, longer = found.T
+    near = np.ones_like(first)
+    lags = np.stack([near, 2 * near, 3 * near, 4 * near, first, first + 1, first + 2, 2 * first, shorter, longer], axis=1)
+    of_values = _recursion(z, start, lags, np.zeros_like(first), steps)
+    lags = np.stack([near, 2 * near, 3 * near, first, 2 * first, shorter, longer], axis=1)
+    of_changes = _recursion(z, start, lags, first, steps)
+    return [of_values * scale + mean, of_changes * scale + mean]
+
+
+def _recursion(z: Array, start: Array, lags: Array, season: Array, steps: int) -> Array:
+    """y_t = Σ weight × y_(t - lag), where y is z less its value `season` steps before (0: z itself), step by step ahead [n, steps]."""
+    n, length = z.shape
+    room = (length - 1 - start)[:, None]
+    lags = np.minimum(lags, np.maximum(room - season[:, None], 1))
+    y = _back(z, start, season).astype(np.float32) if season.any() else z
+    begin = start + season
+    targets = np.arange(max(0, length - _ROWS), length)
+    usable = targets >= (begin + lags.max(axis=1))[:, None]
+    taken = np.maximum(targets[:, None] - lags[:, None, :], 0)
+    inputs = np.take_along_axis(y, taken.reshape(n, -1), axis=1).reshape(taken.shape)
+    inputs = inputs * usable[:, :, None]
+    count = usable.sum(axis=1)
+    turned = inputs.transpose(0, 2, 1)
+    square = (turned @ inputs).astype(np.float64) + (0.5 + 1e-3 * count)[:, None, None] * np.eye(lags.shape[1])
+    size = np.square(y).mean(axis=1)[:, None, None] if season.any() else 1.0
+    square = square + 1e-3 * size * np.eye(lags.shape[1])
+    weight = np.linalg.solve(square, (turned @ y[:, targets, None]).astype(np.float64))[:, :, 0]
+    longest = int(max(1, (lags.max(axis=1)).max(initial=1), season.max(initial=0)))
+    y_all = np.concatenate([y[:, -longest:] if longest <= length else y, np.zeros((n, steps), np.float32)], axis=1)
+    z_all = np.concatenate([z[:, -longest:] if longest <= length else z, np.zeros((n, steps), np.float32)], axis=1)
+    offset = y_all.shape[1] - steps
+    rows = np.arange(n)
+    for h in range(offset, offset + steps):
+        y_all[:, h] = np.clip((weight * y_all[rows[:, None], h - lags]).sum(axis=1), -30.0, 30.0)
+        z_all[:, h] = y_all[:, h] + z_all[rows, h - season] if season.any() else y_all[:, h]
+    return z_all[:, offset:].astype(np.float64)
+
+
+# --- how they would have done ---------------------------------------------------------------------------------------------
+
+
+def _trial(x: Array, seen: Array, start: Array, found: Array) -> Array:
+    """Mean absolute errors [n, CANDIDATES] of forecasts of the last steps, from three origins before them."""
+    n, length = x.shape
+    back = np.clip((length - start) // 6, 1, _BACK)
+    shift = np.concatenate([back * (k + 1) for k in range(_ORIGINS)])
+    index = np.arange(length) - shift[:, None]
+    rows = np.tile(np.arange(n), _ORIGINS)
+    begin = np.minimum(np.tile(start, _ORIGINS) + shift, length - 1)
+    earlier = x[rows[:, None], np.maximum(index, 0)]
+    steps = int(back.max())
+    told = candidates(earlier, begin, np.tile(found, (_ORIGINS, 1)), steps)
+    ahead = length - shift[:, None] + np.arange(steps)
+    truth = x[rows[:, None], np.clip(ahead, 0, length - 1)]
+    counts = (np.arange(steps) < back[rows][:, None]) & (ahead < length) & seen[rows[:, None], np.clip(ahead, 0, length - 1)]
+    missed = (np.abs(told - truth[:, None]) * counts[:, None]).sum(axis=2).reshape(_ORIGINS, n, -1).sum(axis=0)
+    return missed / np.maximum(counts.sum(axis=1).reshape(_ORIGINS, n).sum(axis=0), 1)[:, None]
+
+
+def _widths(x: Array, start: Array, period: Array, steps: int) -> Array:
+    """How much neighbouring cycles differ at each step ahead [n, steps], relative to the mean over the cycle: narrow at night."""
+    values, _, counts, _ = _cycles(x, start, period, steps)
+    both = counts[:, 1:] > 0
+    apart = (np.abs(np.diff(values, axis=1)) * both).sum(axis=1)
+    pairs = both.sum(axis=1)
+    apart = apart / np.maximum(pairs, 1)
+    typical = apart.mean(axis=1, keepdims=True)
+    ratio = (pairs * apart + 0.5 * typical) / np.maximum((pairs + 0.5) * typical, 1e-12)
+    return np.where((typical > 1e-9) & (pairs > 0), np.clip(ratio, 0.03, 6.0), 1.0)

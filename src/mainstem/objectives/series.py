@@ -1,0 +1,135 @@
+"""`series`: the in-context series model, on series that are made up.
+
+A step sees windows of one shape; how the series are made stands in _series.py, how they are read in backbones/_windows.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mainstem.backbones import _windows
+from mainstem.backbones._windows import PATCH, Windows
+from mainstem.contracts import Array, Batch, Feature, Objective, State, Stream
+from mainstem.errors import MainstemError, suggest
+from mainstem.objectives import _series
+
+_REACH = 40.0  # units; a truth further off counts as that far
+_HELD_OUT = ((384, 32, 2, 1), (128, 240, 2, 2), (128, 900, 4, 3))  # series, context steps, patches ahead; and their seed
+
+
+class Series(Objective):
+    """Predict quantiles of the steps after a window, from the window alone."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "width": 128,
+        "layers": 4,
+        "heads": 4,
+        "tokens": 2400,  # a step: series × patches
+        "context": (24, 1024),
+        "ahead": (1, 8),
+    }
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        for name in settings or {}:
+            if name not in self.defaults:
+                raise MainstemError(f"the objective 'series' has no setting '{name}'", do=suggest(name, self.defaults))
+        super().__init__({**self.defaults, **(settings or {})})
+
+    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """{"backbone": Patches}."""
+        return {"backbone": network(self.settings)}
+
+    def stream(self, length: int) -> Stream:
+        """Endless made series."""
+        return Made(self, length)
+
+    def held_out(self) -> Stream:
+        """Made series of three shapes."""
+        return Made(self, len(_HELD_OUT))
+
+    def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
+        """config.json and model.safetensors."""
+        from safetensors.torch import save
+
+        config = {"model_type": "mainstem-series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
+        return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+
+    def make(self, rng: np.random.Generator, shape: tuple[int, int, int] | None = None) -> Batch:
+        """Some windows of one shape (series, context steps, patches ahead; drawn where it is not given), with what came after."""
+        many, known, ahead = shape or self._shape(rng)
+        steps = ahead * PATCH
+        values = np.stack([_series.series(rng, known + steps) for _ in range(many)])
+        context = values[:, :known]
+        bare = ~np.isfinite(context).any(axis=1)
+        context[bare, -1] = 0.0
+        windows = Windows.of(context, steps)
+        truth = (values[:, known:] - windows.base) / windows.unit
+        counted = np.isfinite(truth)
+        truth = np.where(counted, np.clip(truth, -_REACH, _REACH), 0.0).astype(np.float32)
+        target = {"truth": truth, "counted": counted.astype(np.float32)}
+        return Batch({"series": windows.arrays}, np.arange(many), many, ("series",), target)
+
+    def _shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        low, high = self.settings["context"]
+        known = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+        few, most = self.settings["ahead"]
+        ahead = int(np.exp(rng.uniform(np.log(few), np.log(min(most, max(few, known // 24)) + 1))))
+        return max(1, self.settings["tokens"] // (-(-known // PATCH) + ahead)), known, ahead
+
+    def forward(self, networks: Mapping[str, Any], batch: Any) -> dict[str, Any]:
+        """ "quantiles" of the steps ahead."""
+        output: dict[str, Any] = networks["backbone"](**batch.inputs["series"])
+        return output
+
+    def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
+        """Mean over series of the quantile losses, in the unit of each: the least error of the candidates on known steps."""
+        from mainstem.nn.patches import pinball
+
+        counted = batch.target["counted"]
+        lost = pinball(output["quantiles"], batch.target["truth"]) * counted
+        return (lost.sum(1) / counted.sum(1).clamp(min=1.0)).mean()
+
+
+def network(settings: Mapping[str, Any]) -> Any:
+    """The network of these `width`, `layers` and `heads`, with weights not yet learned."""
+    from mainstem.nn.patches import Patches
+
+    return Patches(
+        settings["width"],
+        settings["layers"],
+        settings["heads"],
+        patch=PATCH,
+        channels=_windows.CHANNELS,
+        candidates=_windows.CANDIDATES,
+        bounds=(_windows.LOW, _windows.HIGH),
+        summary=_windows.SUMMARY,
+        past=_windows.CONTEXT // PATCH,
+        ahead=_windows.HORIZON // PATCH,
+    )
+
+
+class Made:
+    """Series as the loop draws them; held-out ones are of the same shapes, whatever the stage."""
+
+    lengths: Array | None = None
+
+    def __init__(self, objective: Series, length: int) -> None:
+        self.objective, self.length = objective, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
+        """The series of a step."""
+        if rng is not None:
+            return self.objective.make(rng)
+        shape = _HELD_OUT[int(indices[0])]
+        return self.objective.make(np.random.default_rng(shape), shape[:3])
+
+
+plugin = Series
