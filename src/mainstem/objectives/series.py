@@ -18,6 +18,7 @@ from mainstem.errors import MainstemError, suggest
 from mainstem.objectives import _series
 
 _REACH = 40.0  # units; a truth further off counts as that far
+_CUTS, _LONG = 4, 800  # windows cut from one made series, and how long it is at most where there are several
 _HELD_OUT = ((384, 32, 2, 1), (128, 240, 2, 2), (128, 900, 4, 3))  # series, context steps, patches ahead; and their seed
 
 
@@ -63,7 +64,9 @@ class Series(Objective):
         """Some windows of one shape (series, context steps, patches ahead; drawn where it is not given), with what came after."""
         many, known, ahead = shape or self._shape(rng)
         steps = ahead * PATCH
-        values = np.stack([_series.series(rng, known + steps) for _ in range(many)])
+        cuts = max(1, min(_CUTS, _LONG // (known + steps)))
+        made = [_series.series(rng, cuts * (known + steps)).reshape(cuts, -1) for _ in range(-(-many // cuts))]
+        values = np.concatenate(made)[:many]
         context = values[:, :known]
         bare = ~np.isfinite(context).any(axis=1)
         context[bare, -1] = 0.0
