@@ -20,7 +20,7 @@ CONTEXT, HORIZON = 1024, 128  # most steps that are read, and told in one pass
 CANDIDATES = 19
 LOW, HIGH = 10, 11  # the candidates below and above which a fifth of the last cycles lie
 CHANNELS = 5  # of a step of the context: value, whether seen, difference to one cycle ago for three periods
-SUMMARY = CANDIDATES + 1 + 12
+SUMMARY = CANDIDATES + 16
 CALENDAR = (4, 7, 12, 24, 48, 52, 96, 144, 168, 365)  # periods that series often have: they win where two are as likely
 _CYCLES = 8
 _ORIGINS, _BACK = 3, 48  # of the trial on known steps: how often, and most steps each
@@ -54,6 +54,7 @@ class Windows:
         spread = np.sqrt(_mean(np.square(x - center), inside))[:, None]
         flat = spread < 1e-9
         spread = np.where(flat, np.maximum(np.abs(center), 1e-9), spread)
+        low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
         found, alike = periods(x, start)
         steps = -(-horizon // PATCH) * PATCH
         told = candidates(x, start, found, steps)
@@ -76,7 +77,8 @@ class Windows:
                 np.log((length - start)[:, None]) / 5.0,
                 1.0 - seen.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1),
                 np.mean((x == 0) & inside, axis=1, keepdims=True),
-                (x[:, -1:] - center) / spread,
+                np.arcsinh(center / spread),
+                *((edge - center) / spread for edge in (x[:, -1:], low, high)),
                 np.abs(np.diff(x, axis=1)).mean(axis=1, keepdims=True) / spread if length > 1 else np.zeros((n, 1)),
             ],
             axis=1,

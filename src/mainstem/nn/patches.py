@@ -35,7 +35,8 @@ class Layer(nn.Module):
         if last:
             x, seen = x[:, -ahead:], seen[:, -ahead:]
         query = self.query(seen).view(n, -1, self.heads, d // self.heads).transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        with torch.autocast(x.device.type, enabled=False):  # on a processor, going back through attention in bfloat16 is slow
+            mixed = functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
         x = x + self.out(mixed.transpose(1, 2).reshape(n, -1, d))
         moved: Tensor = x + self.outer(functional.gelu(self.inner(self.norms[1](x))))
         return moved
@@ -81,19 +82,19 @@ class Patches(nn.Module):
         f = h // self.patch
         told = torch.cat([torch.asinh(future), level[:, None], torch.log(width)[:, None]], dim=1)
         told = told.view(n, -1, f, self.patch).transpose(1, 2).reshape(n, f, -1)
-        x = torch.cat([self.context(context), self.future(told)], dim=1)
+        x = torch.cat([self.context(context), self.future(told)], dim=1).float()  # what layers add to stays in float32
         x = x + self.summary(summary)[:, None] + self.place[self.past - s : self.past + f]
         for i, layer in enumerate(self.layers):
             x = layer(x, f, last=i == len(self.layers) - 1)
         x = self.norm(x)
         skill = functional.pad(summary[:, : self.candidates], (0, 1))
-        share = functional.softmax(self.weights(x) + self.trust * skill[:, None], dim=-1)[..., : self.candidates]
+        share = functional.softmax(self.weights(x).float() + self.trust * skill[:, None], dim=-1)[..., : self.candidates]
         mixed = (share.transpose(1, 2)[..., None] * future.view(n, -1, f, self.patch)).sum(1).view(n, h)
-        middle = mixed + width * self.correction(x).view(n, h)
-        apart = functional.softplus(self.steps(x) - 0.5).view(n, h, 2, _HALF) * width[..., None, None]
+        middle = mixed + width * self.correction(x).float().view(n, h)
+        apart = functional.softplus(self.steps(x).float() - 0.5).view(n, h, 2, _HALF) * width[..., None, None]
         low, high = (future[:, i] for i in self.bounds)
         bounds = functional.relu(torch.stack([middle - low, high - middle], dim=-1)).view(n, f, self.patch, 2, 1)
-        apart = apart + (functional.softplus(self.reach(x) - 3.0).view(n, f, 1, 2, _HALF) * bounds).view(n, h, 2, _HALF)
+        apart = apart + (functional.softplus(self.reach(x).float() - 3.0).view(n, f, 1, 2, _HALF) * bounds).view(n, h, 2, _HALF)
         below = torch.cumsum(apart[:, :, 0], dim=-1).flip(-1)
         above = torch.cumsum(apart[:, :, 1], dim=-1)
         centre = middle[..., None]

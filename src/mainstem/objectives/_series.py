@@ -101,6 +101,9 @@ def _sun(rng: Random, t: int) -> Array:
     if rng.random() < 0.4:  # longer and shorter days
         by_day = by_day * (1.0 + rng.uniform(0.0, 0.6) * np.sin(2 * np.pi * (np.arange(t) / (365.0 * p) + rng.random())))
     cloud = np.exp(_log_uniform(rng, 0.01, 0.6) * process(rng, t))
+    if rng.random() < 0.5:  # a clear sky is as clear as it gets
+        cloud = np.minimum(cloud * by_day / by_day.max() * _log_uniform(rng, 0.7, 4.0), 1.0)
+        by_day = np.ones(t)
     x = shape * by_day * cloud
     return x if rng.random() < 0.6 else np.minimum(x, np.quantile(x, rng.uniform(0.9, 1.0)) + 1e-6)
 
