@@ -15,6 +15,8 @@ from torch.nn import functional
 
 QUANTILES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _HALF = len(QUANTILES) // 2
+_SEEN = 1  # the channel of the past that is 0 where a step is missing
+_NEVER = -1e9
 
 
 class Layer(nn.Module):
@@ -27,8 +29,8 @@ class Layer(nn.Module):
         self.query, self.pair, self.out = (nn.Linear(width, k * width, bias=False) for k in (1, 2, 1))
         self.inner, self.outer = nn.Linear(width, inner), nn.Linear(inner, width)
 
-    def forward(self, x: Tensor, ahead: int, *, last: bool = False) -> Tensor:
-        """x [n, s + f, d] → the same; `last`: of the `ahead` patches alone, [n, f, d]."""
+    def forward(self, x: Tensor, bias: Tensor, ahead: int, *, last: bool = False) -> Tensor:
+        """x [n, s + f, d], bias [n, 1, 1, s + f] of the attention → the same; `last`: of the `ahead` patches alone, [n, f, d]."""
         n, tokens, d = x.shape
         seen = self.norms[0](x)
         key, value = self.pair(seen).view(n, tokens, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
@@ -36,7 +38,7 @@ class Layer(nn.Module):
             x, seen = x[:, -ahead:], seen[:, -ahead:]
         query = self.query(seen).view(n, -1, self.heads, d // self.heads).transpose(1, 2)
         with torch.autocast(x.device.type, enabled=False):  # on a processor, going back through attention in bfloat16 is slow
-            mixed = functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
+            mixed = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=bias)
         x = x + self.out(mixed.transpose(1, 2).reshape(n, -1, d))
         moved: Tensor = x + self.outer(functional.gelu(self.inner(self.norms[1](x))))
         return moved
@@ -45,7 +47,8 @@ class Layer(nn.Module):
 class Patches(nn.Module):
     """The arrays of a window (backbones/_windows.py) → quantiles of each step ahead, in units of the window.
 
-    bounds: which candidates lie low and high; patch: steps a token; channels: numbers a step of the past; summary: numbers a series; past, ahead: most patches of each.
+    bounds: which candidates lie low and high; patch: steps a token; channels: numbers a step of the past; summary: numbers a series; past, ahead: patches of each with a place of their own
+    (further ones ahead take the last).
     """
 
     def __init__(
@@ -80,12 +83,16 @@ class Patches(nn.Module):
         n, s = context.shape[0], context.shape[1]
         h = future.shape[2]
         f = h // self.patch
-        told = torch.cat([torch.asinh(future), level[:, None], torch.log(width)[:, None]], dim=1)
+        told = torch.cat([_asinh(future), level[:, None], torch.log(width)[:, None]], dim=1)
         told = told.view(n, -1, f, self.patch).transpose(1, 2).reshape(n, f, -1)
         x = torch.cat([self.context(context), self.future(told)], dim=1).float()  # what layers add to stays in float32
-        x = x + self.summary(summary)[:, None] + self.place[self.past - s : self.past + f]
+        place = torch.arange(self.past - s, self.past + f).clamp(max=len(self.place) - 1)
+        x = x + self.summary(summary)[:, None] + self.place[place]
+        seen = context.view(n, s, self.patch, -1)[..., _SEEN].amax(-1)
+        before = torch.cumsum(seen, dim=1) == 0  # patches before a series begins, which nothing attends to
+        bias = functional.pad(before.float() * _NEVER, (0, f))[:, None, None]
         for i, layer in enumerate(self.layers):
-            x = layer(x, f, last=i == len(self.layers) - 1)
+            x = layer(x, bias, f, last=i == len(self.layers) - 1)
         x = self.norm(x)
         skill = functional.pad(summary[:, : self.candidates], (0, 1))
         share = functional.softmax(self.weights(x).float() + self.trust * skill[:, None], dim=-1)[..., : self.candidates]
@@ -99,6 +106,24 @@ class Patches(nn.Module):
         above = torch.cumsum(apart[:, :, 1], dim=-1)
         centre = middle[..., None]
         return {"quantiles": torch.cat([centre - below, centre, centre + above], dim=-1)}
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """As numpy has it, in operations that the exporter knows."""
+    return torch.sign(x) * torch.log(x.abs() + torch.sqrt(x * x + 1.0))
+
+
+class Window(nn.Module):
+    """The network as a graph takes it: a dict of arrays in, a dict out."""
+
+    def __init__(self, network: Patches) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+        """arrays: the arguments of Patches.forward."""
+        told: dict[str, Tensor] = self.network(**arrays)
+        return told
 
 
 def pinball(quantiles: Tensor, truth: Tensor) -> Tensor:

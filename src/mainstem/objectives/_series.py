@@ -230,6 +230,10 @@ def _seasons(rng: Random, t: int) -> tuple[Array, Array]:
     change = rng.random()
     cycles = int(cycle[-1] - cycle[0]) + 2
     within = cycle - cycle[0]
+    if rng.random() < 0.15 and cycles > 3:  # holidays: now and then a cycle is like another shape, or low
+        low = shape * rng.uniform(0.0, 0.8) - rng.uniform(0.0, 1.0) if rng.random() < 0.7 else _profile(rng, p)
+        rare = rng.random(cycles) < _log_uniform(rng, 0.01, 0.12)
+        x = np.where(rare[within], low[phase], x)
     if change < 0.25 and cycles > 3:  # each cycle has a height of its own
         x = x * np.exp(_log_uniform(rng, 0.03, 0.5) * process(rng, cycles))[within]
     elif change < 0.4:  # it grows or fades
@@ -249,7 +253,7 @@ def _noise(rng: Random, t: int) -> Array:
     elif kind < 0.65:
         x = rng.standard_t(rng.uniform(2.5, 8.0), t)
     elif kind < 0.75:
-        x = rng.exponential(1.0, t) - 1.0
+        x = (rng.exponential(1.0, t) - 1.0) * rng.choice((-1.0, 1.0))
     else:
         x = process(rng, t)
     if rng.random() < 0.25:  # quiet and loud times
@@ -261,7 +265,7 @@ def _noise(rng: Random, t: int) -> Array:
 
 
 def _befallen(rng: Random, x: Array) -> Array:
-    """None, one or several of: outliers, shifts, cuts, counts, rounding, holes; then any unit and any sign."""
+    """None, one or several of: shifts, bursts, cuts, counts, outliers, rounding, holes; then any unit and any sign."""
     for act, share in _ACTS:
         if rng.random() < share:
             x = act(rng, x)
@@ -285,6 +289,15 @@ def _shifts(rng: Random, x: Array) -> Array:
         else:
             made[at:end] *= _log_uniform(rng, 0.3, 2.5)
     return made
+
+
+def _bursts(rng: Random, x: Array) -> Array:
+    """Up or down at once, then slowly back."""
+    t, made = len(x), x.copy()
+    size, fade = _log_uniform(rng, 0.5, 6.0) * _spread(x), _log_uniform(rng, 1.0, max(2.0, t / 10))
+    for at in np.flatnonzero(rng.random(t) < _log_uniform(rng, 1.0, 20.0) / t):
+        made[at:] += size * rng.exponential() * np.exp(-np.arange(t - at) / fade)
+    return made if rng.random() < 0.75 else 2 * x - made
 
 
 def _cut(rng: Random, x: Array) -> Array:
@@ -317,7 +330,8 @@ def _holes(rng: Random, x: Array) -> Array:
 
 
 _ACTS: tuple[tuple[Callable[[Random, Array], Array], float], ...] = (
-    (_shifts, 0.15),
+    (_shifts, 0.2),
+    (_bursts, 0.1),
     (_cut, 0.12),
     (_counts, 0.12),
     (_outliers, 0.15),

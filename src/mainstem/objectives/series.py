@@ -1,6 +1,6 @@
 """`series`: the in-context series model, on series that are made up.
 
-A step sees windows of one shape; how the series are made stands in _series.py, how they are read in backbones/_windows.py.
+A step sees windows of one shape; how the series are made stands in _series.py, how they are read in backbones/_continuations.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mainstem.backbones import _windows
-from mainstem.backbones._windows import PATCH, Windows
-from mainstem.contracts import Array, Batch, Feature, Objective, State, Stream
+from mainstem.contracts import Array, Batch, Feature, GraphSpec, Objective, Port, State, Stream
 from mainstem.errors import MainstemError, suggest
+from mainstem.modalities import _continuations
+from mainstem.modalities._continuations import PATCH, Reading
 from mainstem.objectives import _series
 
+_INPUTS = (
+    Port("context", "float32", ("row", "past", str(PATCH * _continuations.CHANNELS))),
+    Port("future", "float32", ("row", str(_continuations.CANDIDATES), "steps")),
+    Port("level", "float32", ("row", "steps")),
+    Port("width", "float32", ("row", "steps")),
+    Port("summary", "float32", ("row", str(_continuations.SUMMARY))),
+)
 _REACH = 40.0  # units; a truth further off counts as that far
 _CUTS, _LONG = 4, 800  # windows cut from one made series, and how long it is at most where there are several
 _HELD_OUT = (320, 400, 3)  # series, context steps, patches ahead; and their seed
@@ -56,9 +63,19 @@ class Series(Objective):
         """config.json and model.safetensors."""
         from safetensors.torch import save
 
+        from mainstem.nn.patches import QUANTILES
+
         config = {"model_type": "mainstem-series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
+        config["quantiles"] = list(QUANTILES)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
         return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+
+    def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
+        """{"network": one pass}, over any number of series, patches of the past and patches ahead."""
+        from mainstem.nn.patches import QUANTILES, Window
+
+        quantiles = Port("quantiles", "float32", ("row", "steps", str(len(QUANTILES))))
+        return {"network": GraphSpec(_INPUTS, (quantiles,), Window(networks["backbone"]))}
 
     def make(self, rng: np.random.Generator, shape: tuple[int, int, int] | None = None) -> Batch:
         """Some windows of one shape (series, context steps, patches ahead; drawn where it is not given), with what came after."""
@@ -67,15 +84,12 @@ class Series(Objective):
         cuts = max(1, min(_CUTS, _LONG // (known + steps)))
         made = [_series.series(rng, cuts * (known + steps)).reshape(cuts, -1) for _ in range(-(-many // cuts))]
         values = np.concatenate(made)[:many]
-        context = values[:, :known]
-        bare = ~np.isfinite(context).any(axis=1)
-        context[bare, -1] = 0.0
-        windows = Windows.of(context, steps)
-        truth = (values[:, known:] - windows.base) / windows.unit
+        reading = Reading.of(values[:, :known], steps)
+        truth = (values[:, known:] - reading.base) / reading.unit
         counted = np.isfinite(truth)
         truth = np.where(counted, np.clip(truth, -_REACH, _REACH), 0.0).astype(np.float32)
         target = {"truth": truth, "counted": counted.astype(np.float32)}
-        return Batch({"series": windows.arrays}, np.arange(many), many, ("series",), target)
+        return Batch({"series": reading.arrays}, np.arange(many), many, ("series",), target)
 
     def _shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
         low, high = self.settings["context"]
@@ -107,12 +121,12 @@ def network(settings: Mapping[str, Any]) -> Any:
         settings["layers"],
         settings["heads"],
         patch=PATCH,
-        channels=_windows.CHANNELS,
-        candidates=_windows.CANDIDATES,
-        bounds=(_windows.LOW, _windows.HIGH),
-        summary=_windows.SUMMARY,
-        past=_windows.CONTEXT // PATCH,
-        ahead=_windows.HORIZON // PATCH,
+        channels=_continuations.CHANNELS,
+        candidates=_continuations.CANDIDATES,
+        bounds=(_continuations.LOW, _continuations.HIGH),
+        summary=_continuations.SUMMARY,
+        past=_continuations.CONTEXT // PATCH,
+        ahead=_continuations.HORIZON // PATCH,
     )
 
 

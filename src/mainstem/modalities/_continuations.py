@@ -29,7 +29,7 @@ _REACH = 60.0  # units; what lies beyond is cut
 
 
 @dataclass(frozen=True)
-class Windows:
+class Reading:
     """What the network takes (`arrays`, float32) and how its answer is read: value = base + unit × answer.
 
     base [n, h] and unit [n, 1] float64; `floor` [n, 1]: 0 for a series that was never negative, else -inf.
@@ -41,64 +41,79 @@ class Windows:
     floor: Array
 
     @classmethod
-    def of(cls, values: Array, horizon: int) -> Windows:
-        """Series [n, l] with NaN for steps that are missing or before the start → windows for the `horizon` next steps (rounded
-        up to whole patches). Only the last CONTEXT steps are read."""
+    def of(cls, values: Array, horizon: int) -> Reading:
+        """Series [n, l] with NaN for steps that are missing or before the start → what is read of the last CONTEXT steps, for the
+        `horizon` next ones (rounded up to whole patches). How a series is read does not depend on the others."""
         values = np.asarray(values, np.float64)[:, -CONTEXT:]
         seen = np.isfinite(values)
-        size = np.maximum(np.abs(np.where(seen, values, 0.0)).max(axis=1, initial=0.0), 1e-290)[:, None]
-        x, start = _filled(values / size, seen)
-        n, length = x.shape
-        inside = np.arange(length) >= start[:, None]
-        center = _mean(x, inside)[:, None]
-        spread = np.sqrt(_mean(np.square(x - center), inside))[:, None]
-        flat = spread < 1e-9
-        spread = np.where(flat, np.maximum(np.abs(center), 1e-9), spread)
-        low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
-        found, alike = periods(x, start)
-        steps = -(-horizon // PATCH) * PATCH
-        told = candidates(x, start, found, steps)
-        errors = _trial(x, seen, start, found)
-        least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 1.0, 0.01) * spread)
-        share = np.power(least / np.maximum(errors, least), 3.0)
-        base = (share[:, :, None] * told).sum(axis=1) / share.sum(axis=1)[:, None]
-        of_base = (share * errors).sum(axis=1, keepdims=True) / share.sum(axis=1, keepdims=True)
-        unit = np.maximum(of_base, least)
-        bounds = (told - base[:, None]) / unit[:, :, None]
-        lags = [_back(x, start, found[:, j]) / unit for j in range(3)]
-        channels = np.stack([(x - center) / spread, np.ones_like(x), *lags]) * seen
-        summary = np.concatenate(
-            [
-                np.log(unit / np.maximum(errors, least)),
-                np.log(unit / least),
-                np.log(found) / 5.0,
-                alike,
-                np.log(unit / spread),
-                np.log((length - start)[:, None]) / 5.0,
-                1.0 - seen.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1),
-                np.mean((x == 0) & inside, axis=1, keepdims=True),
-                np.arcsinh(center / spread),
-                *((edge - center) / spread for edge in (x[:, -1:], low, high)),
-                np.abs(np.diff(x, axis=1)).mean(axis=1, keepdims=True) / spread if length > 1 else np.zeros((n, 1)),
-            ],
-            axis=1,
-        )
-        arrays = {
-            "context": _patches(np.arcsinh(channels)),
-            "future": np.clip(bounds, -_REACH, _REACH),
-            "level": np.arcsinh((base - center) / spread),
-            "width": _widths(x, start, found[:, 0], steps),
-            "summary": np.clip(summary, -12.0, 12.0),
-        }
-        never = np.where(seen, values, 0.0).min(axis=1, keepdims=True) >= 0
-        return cls(
-            {name: array.astype(np.float32) for name, array in arrays.items()}, base * size, unit * size, np.where(never, 0.0, -np.inf)
-        )
+        start = np.where(seen.any(axis=1), seen.argmax(axis=1), values.shape[1] - 1)
+        groups = [np.flatnonzero(start == first) for first in np.unique(start)]
+        parts = [_read(values[rows, start[rows[0]] :], horizon) for rows in groups]
+        if len(parts) == 1 and not start[0]:
+            return parts[0]
+        order = np.argsort(np.concatenate(groups), kind="stable")
+        patches = -(-values.shape[1] // PATCH)
+        for part in parts:
+            context = part.arrays["context"]
+            part.arrays["context"] = np.pad(context, ((0, 0), (patches - context.shape[1], 0), (0, 0)))
+
+        def joined(name: str) -> Array:
+            return np.asarray(np.concatenate([part.arrays[name] for part in parts])[order])
+
+        rest = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("base", "unit", "floor"))
+        return cls({name: joined(name) for name in parts[0].arrays}, *rest)
 
     def values(self, answer: Array) -> Array:
         """The network's answer [n, h, q] in the units of the series, float64."""
         told = self.base[:, : answer.shape[1], None] + self.unit[:, :, None] * answer
         return np.maximum(told, self.floor[:, :, None])
+
+
+def _read(values: Array, horizon: int) -> Reading:
+    """Of series that begin with the first step."""
+    seen = np.isfinite(values)
+    size = np.maximum(np.abs(np.where(seen, values, 0.0)).max(axis=1), 1e-290)[:, None]
+    x = _filled(values / size, seen)
+    n, length = x.shape
+    start = np.zeros(n, np.int64)
+    center = x.mean(axis=1, keepdims=True)
+    spread = x.std(axis=1, keepdims=True)
+    flat = spread < 1e-9
+    spread = np.where(flat, np.maximum(np.abs(center), 1e-9), spread)
+    found, alike = periods(x)
+    steps = -(-horizon // PATCH) * PATCH
+    told = candidates(x, start, found, steps)
+    errors = _trial(x, seen, found)
+    least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 1.0, 0.01) * spread)
+    share = np.power(least / np.maximum(errors, least), 3.0)
+    share = share / share.sum(axis=1, keepdims=True)
+    base = (share[:, :, None] * told).sum(axis=1)
+    unit = np.maximum((share * errors).sum(axis=1, keepdims=True), least)
+    lags = [_back(x, start, found[:, j]) / unit for j in range(3)]
+    channels = np.stack([(x - center) / spread, np.ones_like(x), *lags]) * seen
+    edges = x[:, -1:], x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+    summary = [
+        np.log(unit / np.maximum(errors, least)),
+        np.log(unit / least),
+        np.log(found) / 5.0,
+        alike,
+        np.log(unit / spread),
+        np.full((n, 1), np.log(length) / 5.0),
+        1.0 - seen.mean(axis=1, keepdims=True),
+        np.mean(x == 0, axis=1, keepdims=True),
+        np.arcsinh(center / spread),
+        *((edge - center) / spread for edge in edges),
+        np.abs(np.diff(x, axis=1)).mean(axis=1, keepdims=True) / spread if length > 1 else np.zeros((n, 1)),
+    ]
+    arrays = {
+        "context": _patches(np.arcsinh(channels)),
+        "future": np.clip((told - base[:, None]) / unit[:, :, None], -_REACH, _REACH),
+        "level": np.arcsinh((base - center) / spread),
+        "width": _widths(x, start, found[:, 0], steps),
+        "summary": np.clip(np.concatenate(summary, axis=1), -12.0, 12.0),
+    }
+    floor = np.where(np.where(seen, values, 0.0).min(axis=1, keepdims=True) >= 0, 0.0, -np.inf)
+    return Reading({name: array.astype(np.float32) for name, array in arrays.items()}, base * size, unit * size, floor)
 
 
 def _patches(channels: Array) -> Array:
@@ -108,14 +123,13 @@ def _patches(channels: Array) -> Array:
     return padded.reshape(m, n, -1, PATCH).transpose(1, 2, 3, 0).reshape(n, -1, PATCH * m)
 
 
-def _filled(values: Array, seen: Array) -> tuple[Array, Array]:
-    """Gaps bridged by straight lines, what is before the start by the first value; and where each series starts [n]."""
+def _filled(values: Array, seen: Array) -> Array:
+    """Gaps bridged by straight lines; 0 where there is no value at all."""
     x = values.copy()
-    start = np.where(seen.any(axis=1), seen.argmax(axis=1), values.shape[1] - 1)
     place = np.arange(values.shape[1])
     for i in np.flatnonzero(~seen.all(axis=1)):
         x[i] = np.interp(place, place[seen[i]], values[i, seen[i]]) if seen[i].any() else 0.0
-    return x, start
+    return x
 
 
 def _mean(x: Array, weight: Array) -> Array:
@@ -139,30 +153,28 @@ def _back(x: Array, start: Array, period: Array) -> Array:
 # --- periods ------------------------------------------------------------------------------------------------------------
 
 
-def periods(x: Array, start: Array) -> tuple[Array, Array]:
-    """The likeliest period of each series, the best of the shorter and of the longer ones: int [n, 3], 1 where there is none; and
-    the autocorrelations there, float [n, 3].
+def periods(x: Array) -> tuple[Array, Array]:
+    """The likeliest period of each series [n, l], the best of the shorter and of the longer ones: int [n, 3], 1 where there is none;
+    and the autocorrelations there, float [n, 3].
 
-    Peaks of the autocorrelation of the values (less their straight line) and of their differences, by how far they stand out.
+    Peaks of the autocorrelation of the values (less what moves slowly) and of their differences, by how far they stand out.
     """
-    n, length = x.shape
+    length = x.shape[1]
     most = max(2, length // 2)
-    inside = np.arange(length) >= start[:, None]
-    level = _correlation(_straightened(x, inside), inside, most)
     steps = np.diff(x, axis=1, prepend=x[:, :1])
-    after = inside & (np.arange(length) > start[:, None])
-    change = _correlation((steps - _mean(steps, after)[:, None]) * after, after, most)
+    inside = np.ones(length)
+    level = _correlation(_straightened(x), inside, most)
+    inside[:1] = 0.0
+    change = _correlation((steps - steps.sum(axis=1, keepdims=True) / max(1, length - 1)) * inside, inside, most)
     lags = np.arange(most + 1)
-    known = lags < (length - start)[:, None] // 2 + 1
-    score = np.where(known, np.maximum(_prominence(level), _prominence(change)), 0.0)
-    share = np.maximum(1.0 - lags / np.maximum(length - start, 1)[:, None], 0.0)
+    score = np.where(lags < length // 2 + 1, np.maximum(_prominence(level), _prominence(change)), 0.0)
+    share = np.maximum(1.0 - lags / length, 0.0)
     bonus = 0.06 * (np.isin(lags, CALENDAR) & (score > 0))
     score, long = score * np.power(share, 1.5) + bonus, score * np.sqrt(share) + bonus
     first = _least(score, 0.85)
     shorter = _least(np.where(lags < 0.75 * first[:, None], score, 0.0), 0.85)
     longer = np.where(lags > 1.25 * first[:, None], long, 0.0).argmax(axis=1)
-    found = np.stack([first, shorter, longer], axis=1)
-    found = np.maximum(found, 1)
+    found = np.maximum(np.stack([first, shorter, longer], axis=1), 1)
     return found, np.take_along_axis(level, found, axis=1)
 
 
@@ -172,31 +184,29 @@ def _least(score: Array, share: float) -> Array:
     return near
 
 
-def _straightened(x: Array, inside: Array) -> Array:
-    """Less its slow movements (a straight line, then a moving mean over a third), without extremes; 0 before the start."""
-    place = np.arange(x.shape[1]) - _mean(np.broadcast_to(np.arange(x.shape[1]), x.shape), inside)[:, None]
-    rest = x - _mean(x, inside)[:, None]
-    slope = _mean(rest * place, inside) / np.maximum(_mean(place * place, inside), 1e-12)
-    rest = (rest - slope[:, None] * place) * inside
-    half = x.shape[1] // 6 + 1
-    sums, counts = (np.pad(np.cumsum(a, axis=1), ((0, 0), (half + 1, half)), "edge") for a in (rest, inside.astype(np.float64)))
-    sums[:, : half + 1] = counts[:, : half + 1] = 0.0
-    wide = 2 * half + 1
-    slow = (sums[:, wide:] - sums[:, :-wide]) / np.maximum(counts[:, wide:] - counts[:, :-wide], 1.0)
-    rest = (rest - slow) * inside
-    reach = 3.5 * np.sqrt(_mean(np.square(rest), inside))[:, None]
-    return np.clip(rest, -reach, reach)
+def _straightened(x: Array) -> Array:
+    """Less its slow movements (a straight line, then a moving mean over a third), without extremes."""
+    length = x.shape[1]
+    place = np.arange(length) - (length - 1) / 2
+    rest = x - x.mean(axis=1, keepdims=True)
+    rest = rest - (rest * place).mean(axis=1, keepdims=True) / max(float((place * place).mean()), 1e-12) * place
+    half = length // 6 + 1
+    ends = np.clip(np.arange(length)[:, None] + (-half, half + 1), 0, length)
+    sums = np.pad(np.cumsum(rest, axis=1), ((0, 0), (1, 0)))
+    rest = rest - (sums[:, ends[:, 1]] - sums[:, ends[:, 0]]) / (ends[:, 1] - ends[:, 0])
+    reach = 3.5 * np.sqrt(np.square(rest).mean(axis=1, keepdims=True))
+    return np.asarray(np.clip(rest, -reach, reach))
 
 
 def _correlation(x: Array, inside: Array, most: int) -> Array:
-    """Autocorrelations [n, most + 1] of x, which is 0 outside."""
+    """Autocorrelations [n, most + 1] of x [n, l], which is 0 outside (`inside` [l])."""
     size = 1 << (x.shape[1] + most).bit_length()
 
     def own(a: Array) -> Array:
         made: Array = np.fft.irfft(np.square(np.abs(np.fft.rfft(a, size))), size)[:, : most + 1]
         return made
 
-    power, count = own(x), np.maximum(own(inside.astype(np.float64)), 1.0)
+    power, count = own(x), np.maximum(own(inside[None]), 1.0)
     power = power / count
     return np.clip(power / np.maximum(power[:, :1], 1e-12), -1.0, 1.0)
 
@@ -296,7 +306,7 @@ def _autoregressions(x: Array, start: Array, found: Array, steps: int) -> list[A
     inside = np.arange(length) >= start[:, None]
     mean = _mean(x, inside)[:, None]
     scale = np.maximum(np.sqrt(_mean(np.square(x - mean), inside)), 1e-9)[:, None]
-    z = ((x - mean) / scale).astype(np.float32)
+    z = (x - mean) / scale
     first, shorter, longer = found.T
     near = np.ones_like(first)
     lags = np.stack([near, 2 * near, 3 * near, 4 * near, first, first + 1, first + 2, 2 * first, shorter, longer], axis=1)
@@ -311,7 +321,7 @@ def _recursion(z: Array, start: Array, lags: Array, season: Array, steps: int) -
     n, length = z.shape
     room = (length - 1 - start)[:, None]
     lags = np.minimum(lags, np.maximum(room - season[:, None], 1))
-    y = _back(z, start, season).astype(np.float32) if season.any() else z
+    y = _back(z, start, season) if season.any() else z
     begin = start + season
     targets = np.arange(max(0, length - _ROWS), length)
     usable = targets >= (begin + lags.max(axis=1))[:, None]
@@ -320,38 +330,36 @@ def _recursion(z: Array, start: Array, lags: Array, season: Array, steps: int) -
     inputs = inputs * usable[:, :, None]
     count = usable.sum(axis=1)
     turned = inputs.transpose(0, 2, 1)
-    square = (turned @ inputs).astype(np.float64) + (0.5 + 1e-3 * count)[:, None, None] * np.eye(lags.shape[1])
+    square = turned @ inputs + (0.5 + 1e-3 * count)[:, None, None] * np.eye(lags.shape[1])
     size = np.square(y).mean(axis=1)[:, None, None] if season.any() else 1.0
     square = square + 1e-3 * size * np.eye(lags.shape[1])
-    weight = np.linalg.solve(square, (turned @ y[:, targets, None]).astype(np.float64))[:, :, 0]
+    weight = np.linalg.solve(square, turned @ y[:, targets, None])[:, :, 0]
     longest = int(max(1, (lags.max(axis=1)).max(initial=1), season.max(initial=0)))
-    y_all = np.concatenate([y[:, -longest:] if longest <= length else y, np.zeros((n, steps), np.float32)], axis=1)
-    z_all = np.concatenate([z[:, -longest:] if longest <= length else z, np.zeros((n, steps), np.float32)], axis=1)
+    y_all = np.concatenate([y[:, -longest:] if longest <= length else y, np.zeros((n, steps))], axis=1)
+    z_all = np.concatenate([z[:, -longest:] if longest <= length else z, np.zeros((n, steps))], axis=1)
     offset = y_all.shape[1] - steps
     rows = np.arange(n)
     for h in range(offset, offset + steps):
         y_all[:, h] = np.clip((weight * y_all[rows[:, None], h - lags]).sum(axis=1), -30.0, 30.0)
         z_all[:, h] = y_all[:, h] + z_all[rows, h - season] if season.any() else y_all[:, h]
-    return z_all[:, offset:].astype(np.float64)
+    return z_all[:, offset:]
 
 
 # --- how they would have done ---------------------------------------------------------------------------------------------
 
 
-def _trial(x: Array, seen: Array, start: Array, found: Array) -> Array:
+def _trial(x: Array, seen: Array, found: Array) -> Array:
     """Mean absolute errors [n, CANDIDATES] of forecasts of the last steps, from three origins before them."""
     n, length = x.shape
-    back = np.clip((length - start) // 6, 1, _BACK)
-    shift = np.concatenate([back * (k + 1) for k in range(_ORIGINS)])
+    back = int(np.clip(length // 6, 1, _BACK))
+    shift = np.repeat(back * np.arange(1, _ORIGINS + 1), n)
     index = np.arange(length) - shift[:, None]
     rows = np.tile(np.arange(n), _ORIGINS)
-    begin = np.minimum(np.tile(start, _ORIGINS) + shift, length - 1)
+    begin = np.minimum(shift, length - 1)
     earlier = x[rows[:, None], np.maximum(index, 0)]
-    steps = int(back.max())
-    told = candidates(earlier, begin, np.tile(found, (_ORIGINS, 1)), steps)
-    ahead = length - shift[:, None] + np.arange(steps)
-    truth = x[rows[:, None], np.clip(ahead, 0, length - 1)]
-    counts = (np.arange(steps) < back[rows][:, None]) & (ahead < length) & seen[rows[:, None], np.clip(ahead, 0, length - 1)]
+    told = candidates(earlier, begin, np.tile(found, (_ORIGINS, 1)), back)
+    ahead = np.maximum(length - shift[:, None] + np.arange(back), 0)
+    truth, counts = x[rows[:, None], ahead], seen[rows[:, None], ahead]
     missed = (np.abs(told - truth[:, None]) * counts[:, None]).sum(axis=2).reshape(_ORIGINS, n, -1).sum(axis=0)
     return missed / np.maximum(counts.sum(axis=1).reshape(_ORIGINS, n).sum(axis=0), 1)[:, None]
 
