@@ -171,17 +171,20 @@ def periods(x: Array) -> tuple[Array, Array]:
     share = np.maximum(1.0 - lags / length, 0.0)
     bonus = 0.06 * (np.isin(lags, CALENDAR) & (score > 0))
     score, long = score * np.power(share, 1.5) + bonus, score * np.sqrt(share) + bonus
-    first = _least(score, 0.85)
-    shorter = _least(np.where(lags < 0.75 * first[:, None], score, 0.0), 0.85)
+    height = np.maximum(level, change)
+    first = _least(score, height)
+    shorter = _least(np.where(lags < 0.75 * first[:, None], score, 0.0), height)
     longer = np.where(lags > 1.25 * first[:, None], long, 0.0).argmax(axis=1)
     found = np.maximum(np.stack([first, shorter, longer], axis=1), 1)
     return found, np.take_along_axis(level, found, axis=1)
 
 
-def _least(score: Array, share: float) -> Array:
-    """The least lag that scores at least that share of the best: a cycle rather than two of it."""
-    near: Array = (score >= np.maximum(share * score.max(axis=1, keepdims=True), 1e-9)).argmax(axis=1)
-    return near
+def _least(score: Array, height: Array) -> Array:
+    """The least lag that scores nearly as well as the best, and is as much alike: a cycle rather than two of it."""
+    best = score.argmax(axis=1)[:, None]
+    near = score >= np.maximum(0.85 * np.take_along_axis(score, best, axis=1), 1e-9)
+    near &= height >= 0.9 * np.take_along_axis(height, best, axis=1)
+    return np.asarray(near.argmax(axis=1))
 
 
 def _straightened(x: Array) -> Array:
