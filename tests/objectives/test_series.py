@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mainstem.errors import MainstemError
-from mainstem.modalities._continuations import PATCH
 from mainstem.objectives import _series
 from mainstem.objectives.series import Series
 from mainstem.runtimes import onnx

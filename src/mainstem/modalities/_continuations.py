@@ -66,7 +66,7 @@ class Reading:
     def values(self, answer: Array) -> Array:
         """The network's answer [n, h, q] in the units of the series, float64."""
         told = self.base[:, : answer.shape[1], None] + self.unit[:, :, None] * answer
-        return np.maximum(told, self.floor[:, :, None])
+        return np.asarray(np.maximum(told, self.floor[:, :, None]))
 
 
 def _read(values: Array, horizon: int) -> Reading:
@@ -84,7 +84,7 @@ def _read(values: Array, horizon: int) -> Reading:
     steps = -(-horizon // PATCH) * PATCH
     told = candidates(x, start, found, steps)
     errors = _trial(x, seen, found)
-    least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 1.0, 0.01) * spread)
+    least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 0.001, 0.01) * spread)
     share = np.power(least / np.maximum(errors, least), 3.0)
     share = share / share.sum(axis=1, keepdims=True)
     base = (share[:, :, None] * told).sum(axis=1)
@@ -228,7 +228,7 @@ def _prominence(a: Array) -> Array:
 
 def candidates(x: Array, start: Array, found: Array, steps: int) -> Array:
     """Continuations [n, CANDIDATES, steps] of x [n, l] without gaps, for the periods found [n, 3]."""
-    n, length = x.shape
+    length = x.shape[1]
     inside = np.arange(length) >= start[:, None]
     ahead = np.arange(steps)
     flat = np.ones(steps)
@@ -305,7 +305,7 @@ def _seasonal(x: Array, start: Array, period: Array, steps: int, kind: int) -> l
 
 def _autoregressions(x: Array, start: Array, found: Array, steps: int) -> list[Array]:
     """Two linear autoregressions with seasonal lags by ridge regression: of the values, and of their differences to a cycle ago."""
-    n, length = x.shape
+    length = x.shape[1]
     inside = np.arange(length) >= start[:, None]
     mean = _mean(x, inside)[:, None]
     scale = np.maximum(np.sqrt(_mean(np.square(x - mean), inside)), 1e-9)[:, None]
@@ -364,7 +364,8 @@ def _trial(x: Array, seen: Array, found: Array) -> Array:
     ahead = np.maximum(length - shift[:, None] + np.arange(back), 0)
     truth, counts = x[rows[:, None], ahead], seen[rows[:, None], ahead]
     missed = (np.abs(told - truth[:, None]) * counts[:, None]).sum(axis=2).reshape(_ORIGINS, n, -1).sum(axis=0)
-    return missed / np.maximum(counts.sum(axis=1).reshape(_ORIGINS, n).sum(axis=0), 1)[:, None]
+    many = counts.sum(axis=1).reshape(_ORIGINS, n).sum(axis=0)
+    return np.asarray(missed / np.maximum(many, 1)[:, None])
 
 
 def _widths(x: Array, start: Array, period: Array, steps: int) -> Array:

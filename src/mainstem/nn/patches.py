@@ -45,14 +45,25 @@ class Layer(nn.Module):
 
 
 class Patches(nn.Module):
-    """The arrays of a window (backbones/_windows.py) → quantiles of each step ahead, in units of the window.
+    """The arrays of a reading (modalities/_continuations.py) → quantiles of each step ahead, in its units.
 
-    bounds: which candidates lie low and high; patch: steps a token; channels: numbers a step of the past; summary: numbers a series; past, ahead: patches of each with a place of their own
-    (further ones ahead take the last).
+    patch: steps a token; channels: numbers a step of the past; bounds: which candidates lie low and high; summary: numbers a series;
+    past, ahead: patches of each with a place of their own (further ones ahead take the last).
     """
 
     def __init__(
-        self, width: int, layers: int, heads: int, *, patch: int, channels: int, candidates: int, bounds: tuple[int, int], summary: int, past: int, ahead: int
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        *,
+        patch: int,
+        channels: int,
+        candidates: int,
+        bounds: tuple[int, int],
+        summary: int,
+        past: int,
+        ahead: int,
     ) -> None:
         super().__init__()
         self.patch, self.candidates, self.bounds = patch, candidates, bounds

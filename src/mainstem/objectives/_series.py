@@ -78,14 +78,14 @@ def _composed(rng: Random, t: int) -> Array:
         noise = noise * strength
     x = signal + spread * _log_uniform(rng, 0.003, 1.2) * noise
     if rng.random() < 0.3:
-        return np.exp(np.clip(_scaled(x) * _log_uniform(rng, 0.03, 1.0), -8.0, 8.0))
+        return np.asarray(np.exp(np.clip(_scaled(x) * _log_uniform(rng, 0.03, 1.0), -8.0, 8.0)))
     level = rng.choice((0.0, 1.0, -1.0), p=(0.3, 0.6, 0.1)) * _log_uniform(rng, 0.3, 50.0)
-    return x / max(_spread(x), 1e-9) + level
+    return np.asarray(x / max(_spread(x), 1e-9) + level)
 
 
 def _sun(rng: Random, t: int) -> Array:
     """Nothing at night and a hump by day, whose height differs by day and hour (solar power, footfall, calls)."""
-    p = int(rng.choice((24, 24, 24, 48, 96, 12, rng.integers(8, 60))))
+    p = int(rng.choice((24, 24, 24, 48, 96, 12, int(rng.integers(8, 60)))))
     phase = (np.arange(t) + rng.integers(p)) % p
     open_share = rng.uniform(0.25, 0.75)
     place = phase / p / open_share
@@ -105,7 +105,7 @@ def _sun(rng: Random, t: int) -> Array:
         cloud = np.minimum(cloud * by_day / by_day.max() * _log_uniform(rng, 0.7, 4.0), 1.0)
         by_day = np.ones(t)
     x = shape * by_day * cloud
-    return x if rng.random() < 0.6 else np.minimum(x, np.quantile(x, rng.uniform(0.9, 1.0)) + 1e-6)
+    return np.asarray(x if rng.random() < 0.6 else np.minimum(x, np.quantile(x, rng.uniform(0.9, 1.0)) + 1e-6))
 
 
 def _intermittent(rng: Random, t: int) -> Array:
@@ -148,14 +148,14 @@ def _trend(rng: Random, t: int) -> Array:
     place = np.linspace(-1.0, 1.0, t)
     kind = rng.integers(7)
     if kind == 0:
-        return place * rng.choice((-1.0, 1.0))
+        return np.asarray(place * rng.choice((-1.0, 1.0)))
     if kind == 1:  # straight lines that meet
         knots = np.concatenate([[-1.0], np.sort(rng.uniform(-1.0, 1.0, rng.integers(1, 6))), [1.0]])
         return np.interp(place, knots, np.cumsum(rng.standard_normal(len(knots))))
     if kind == 2:  # growth
-        return np.exp(rng.uniform(0.3, 3.0) * place) * rng.choice((-1.0, 1.0), p=(0.3, 0.7))
+        return np.asarray(np.exp(rng.uniform(0.3, 3.0) * place) * rng.choice((-1.0, 1.0), p=(0.3, 0.7)))
     if kind == 3:  # saturation
-        return np.tanh((place - rng.uniform(-0.8, 0.8)) * rng.uniform(1.0, 6.0)) * rng.choice((-1.0, 1.0))
+        return np.asarray(np.tanh((place - rng.uniform(-0.8, 0.8)) * rng.uniform(1.0, 6.0)) * rng.choice((-1.0, 1.0)))
     steps = rng.standard_normal(t) if rng.random() < 0.7 else rng.standard_t(3.0, t)
     if kind == 6:  # whose slope wanders
         return np.cumsum(np.cumsum(steps) * rng.uniform(0.2, 1.0) / np.sqrt(t) + steps * rng.uniform(0.0, 3.0))
@@ -187,7 +187,7 @@ def _profile(rng: Random, p: int, *, positive: bool = False) -> Array:
     x = np.roll(x, rng.integers(p))
     if positive:
         x = x - x.min()
-        return x / max(float(x.mean()), 1e-9)
+        return np.asarray(x / max(float(x.mean()), 1e-9))
     return _scaled(x)
 
 
@@ -269,12 +269,12 @@ def _befallen(rng: Random, x: Array) -> Array:
     for act, share in _ACTS:
         if rng.random() < share:
             x = act(rng, x)
-    return x * _log_uniform(rng, 1e-3, 1e4) * (1.0 if rng.random() < 0.93 else -1.0)
+    return np.asarray(x * _log_uniform(rng, 1e-3, 1e4) * (1.0 if rng.random() < 0.93 else -1.0))
 
 
 def _outliers(rng: Random, x: Array) -> Array:
     hit = rng.random(len(x)) < _log_uniform(rng, 0.001, 0.03)
-    return x + hit * _spread(x) * _log_uniform(rng, 1.0, 8.0) * rng.choice((-1.0, 1.0)) * rng.exponential(1.0, len(x))
+    return np.asarray(x + hit * _spread(x) * _log_uniform(rng, 1.0, 8.0) * rng.choice((-1.0, 1.0)) * rng.exponential(1.0, len(x)))
 
 
 def _shifts(rng: Random, x: Array) -> Array:
@@ -304,14 +304,14 @@ def _cut(rng: Random, x: Array) -> Array:
     """Nothing below, or nothing above, some level."""
     if rng.random() < 0.7:
         low = np.quantile(x, rng.uniform(0.02, 0.6))
-        return np.maximum(x - low, 0.0) if rng.random() < 0.8 else np.maximum(x, low)
-    return np.minimum(x, np.quantile(x, rng.uniform(0.5, 0.98)))
+        return np.asarray(np.maximum(x - low, 0.0) if rng.random() < 0.8 else np.maximum(x, low))
+    return np.asarray(np.minimum(x, np.quantile(x, rng.uniform(0.5, 0.98))))
 
 
 def _counts(rng: Random, x: Array) -> Array:
     """Poisson counts, at rates that the series gives."""
     rate = x - x.min() if x.min() < 0 else x
-    return rng.poisson(np.minimum(rate / max(float(rate.mean()), 1e-9) * _log_uniform(rng, 0.5, 300.0), 1e6)).astype(np.float64)
+    return np.asarray(rng.poisson(np.minimum(rate / max(float(rate.mean()), 1e-9) * _log_uniform(rng, 0.5, 300.0), 1e6)).astype(np.float64))
 
 
 def _rounded(rng: Random, x: Array) -> Array:

@@ -88,7 +88,7 @@ class Series(Objective):
         truth = (values[:, known:] - reading.base) / reading.unit
         counted = np.isfinite(truth)
         truth = np.where(counted, np.clip(truth, -_REACH, _REACH), 0.0).astype(np.float32)
-        target = {"truth": truth, "counted": counted.astype(np.float32)}
+        target: dict[str, Array] = {"truth": truth, "counted": counted.astype(np.float32)}
         return Batch({"series": reading.arrays}, np.arange(many), many, ("series",), target)
 
     def _shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
