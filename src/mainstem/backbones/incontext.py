@@ -8,7 +8,6 @@ classes and, where there are many, rows in their own way, and whose answers are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +99,10 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 # --- in numpy ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _session(data: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
     context, kind = Context.from_state(state.arrays), state.json["kind"]
     feed = context.feed(arrays, regression=kind == "value")
-    logits, nodes = (out.astype(np.float64) for out in _session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
+    logits, nodes = (out.astype(np.float64) for out in pretrained.session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
     if kind == "value":
         mass = np.exp(_log_softmax(nodes)).mean(axis=0)
         center, spread = context.answer

@@ -1,7 +1,7 @@
 """A pretraining run: stages of training one after the other, and the backbone that comes out of them.
 
 RUN/ config.yaml · asked.json · log.jsonl · curve.png · tokenizer.json, tokens/ (of texts) · stages/01/checkpoints/ · backbone/.
-Killed at any moment, the same call with `resume` goes on and ends in the same weights.
+Killed at any moment, the same call with `resume` goes on and ends in the same weights; with more stages in the config it goes on to those.
 """
 
 from __future__ import annotations
@@ -215,14 +215,19 @@ class _Run:
                 before = dict(json.loads(place.read_bytes()))
             except (ValueError, TypeError):
                 raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
-            if before != asked:
+            begun = len(list((self.folder / "stages").glob("*")))
+            if self._until(before, begun) != self._until(asked, begun):
                 raise MainstemError(
                     "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
                 )
-        else:
-            files.write_json(place, asked)
+        files.write_json(place, asked)
         configs.write(self.folder / "config.yaml", self.config)
         self.before = max((line["seconds"] for line in self._told()), default=0.0)
+
+    @staticmethod
+    def _until(asked: Mapping[str, Any], begun: int) -> dict[str, Any]:
+        """What was asked for, without the stages that have not begun: those may be changed, and others added, on resuming."""
+        return {**asked, "stages": asked["stages"][:begun]}
 
     def _told(self) -> list[dict[str, Any]]:
         """The lines of the log; a torn one, which a kill may leave, is none."""
