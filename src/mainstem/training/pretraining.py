@@ -21,6 +21,7 @@ from mainstem import config as configs
 from mainstem import files, registry
 from mainstem.config import Pretraining, Stage, Training
 from mainstem.contracts import Batch, Info, Material, Objective, Ref, State, Stream
+from mainstem.data.texts import Texts
 from mainstem.errors import MainstemError, MissingExtra
 from mainstem.training import parallel
 from mainstem.training.parallel import Ranks
@@ -70,10 +71,17 @@ def pretrain(
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
 
 
+def never_began(folder: Path) -> bool:
+    """Whether a run left this folder before its first step, by a mistake that was told: it may be started anew in the same place."""
+    return (folder / "asked.json").is_file() and not (folder / "stages").exists()
+
+
 def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str, Any]) -> None:
     """What is wrong in the last stage is told before the first begins."""
     if objective.reads and not config.data:
         raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}s, and there is no data", do="Give DATA.")
+    if objective.reads == "text":
+        Texts(config.data, config.inputs, config.encoding)
     if not objective.reads and config.data:
         raise MainstemError(f"the objective '{config.objective}' makes its own data, and was given some", do="Leave it out.")
     if not objective.reads and config.backbone and registry.resolve(config.backbone).folder is None:
@@ -220,6 +228,9 @@ class _Run:
                 raise MainstemError(
                     "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
                 )
+        else:
+            for left in ("tokens", "tokenizer.json"):  # of a start that never began
+                files.remove(self.folder / left)
         files.write_json(place, asked)
         configs.write(self.folder / "config.yaml", self.config)
         self.before = max((line["seconds"] for line in self._told()), default=0.0)
