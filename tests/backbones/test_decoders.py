@@ -156,3 +156,22 @@ def test_the_likelihood_is_that_of_the_marked_tokens_alone(made, monkeypatch):
         monkeypatch.setattr(decoder, "MOST_LOGITS", 1)  # a row at a time
         assert torch.allclose(decoder.likelihood(module, TENSORS["ids"], learned)[0], nats, atol=1e-4)
     assert tokens.tolist() == [5, 3, 0]
+
+
+def test_parts_that_are_computed_again_have_the_same_gradients(made, monkeypatch):
+    _, module = made
+    learned = torch.from_numpy(MASK * (np.arange(9) > 0))  # the last row has nothing to learn
+
+    def gradients():
+        module.zero_grad()
+        nats, tokens = decoder.likelihood(module, TENSORS["ids"], learned)
+        (nats.sum() / tokens.sum()).backward()
+        return nats, [parameter.grad.clone() for parameter in module.parameters()]
+
+    nats, whole = gradients()
+    assert float(nats[2].detach()) == 0
+    monkeypatch.setattr(decoder, "MOST_LOGITS", 1)
+    for a, b in zip(whole, gradients()[1], strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    nats, tokens = decoder.likelihood(module, TENSORS["ids"], learned * 0)
+    assert (nats.tolist(), tokens.tolist(), nats.requires_grad) == ([0.0] * 3, [0] * 3, True)
