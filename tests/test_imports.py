@@ -56,7 +56,7 @@ HEAVY = {
     *("sklearn", "scipy", "pandas", "pyarrow", "openpyxl", "onnx", "matplotlib"),
 }
 TORCH_AT_ONCE = {"nn", "network", "runtimes/torch.py"} | {
-    f"training/{name}.py" for name in ("engine", "loop", "muon", "optimisers", "randomness", "ranges", "tensors")
+    f"training/{name}.py" for name in ("engine", "estimate", "loop", "muon", "optimisers", "randomness", "ranges", "tensors")
 }
 TORCH_INSIDE = {"tasks", "objectives", "backbones", "runtimes", "nn", "network", "training"}
 

@@ -179,20 +179,36 @@ def pretrain(
     of SHORT that lie in the training, or "training__lr" style.
     Raises MainstemError for what a user can mend.
     """
-    from mainstem import config as configs
     from mainstem.training import parallel, pretraining
 
-    tree: Mapping[str, Any] = config if isinstance(config, Mapping) else configs.read(config) if config else {}
     given = {**settings, "data": str(data) if data else None, "objective": objective or None}
     assignments = {_pretraining_field(name): value for name, value in given.items() if value is not None}
     if isinstance(assignments.get("inputs"), str):
         assignments["inputs"] = [assignments["inputs"]]
-    made = configs.parse(configs.Pretraining, configs.overlay(tree, assignments), "" if isinstance(config, Mapping) else str(config or ""))
+    made = _pretraining(config, assignments)
     path = Path(out)
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if taken and not resume and parallel.announced().is_first:  # the others may find what the first has made
         raise MainstemError("this exists already", where=str(path), do="Choose another folder with -o, or go on with it by --resume.")
     return pretraining.pretrain(made, folder=path, resume=resume, say=say, report=report, stopped=stopped)
+
+
+def estimate(config: Path | str | Mapping[str, Any]) -> tuple[Any, Any]:
+    """The config of a pretraining run, and what it will need on this machine: parameters, memory, time (training/estimate.py).
+
+    Raises MainstemError for what a user can mend.
+    """
+    from mainstem.training import estimate
+
+    made = _pretraining(config, {})
+    return made, estimate.estimate(made)
+
+
+def _pretraining(config: Path | str | Mapping[str, Any] | None, assignments: Mapping[str, Any]) -> Any:
+    from mainstem import config as configs
+
+    tree: Mapping[str, Any] = config if isinstance(config, Mapping) else configs.read(config) if config else {}
+    return configs.parse(configs.Pretraining, configs.overlay(tree, assignments), "" if isinstance(config, Mapping) else str(config or ""))
 
 
 def _pretraining_field(name: str) -> str:

@@ -476,10 +476,6 @@ class Task:
         """One training step; `optimisers[NAME].step(closure)` holds NaN check, clipping and the update. Returns figures to log."""
         return {"loss": optimisers["main"].step(lambda: self.loss(self.forward(networks, batch), batch))}
 
-    def size(self, batch: Any) -> float:
-        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
-        return float(batch.examples)
-
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
         """What is fitted without gradients, once the networks are trained; it becomes the model's state. Default: the target's
         state (its labels, its scale, its tokenizer).
@@ -535,7 +531,8 @@ class Material:
     """What a pretraining run was given beside the settings of its objective.
 
     data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
-    objective's own network; folder: that of the run, for what is made of the data; say: notes; stopped: whether to end.
+    objective's own network; folder: that of the run, for what is made of the data; rows: of the data, at most, 0 for all;
+    say: notes; stopped: whether to end.
     """
 
     data: str = ""
@@ -543,6 +540,7 @@ class Material:
     encoding: str = ""
     backbone: Ref | None = None
     folder: Path = Path()
+    rows: int = 0
     say: Callable[[str], None] = lambda text: None
     stopped: Callable[[], bool] = lambda: False
 
@@ -586,6 +584,10 @@ class Objective(Task):
     def held_out(self) -> Stream:
         """What is only looked at."""
         raise TypeError(f"{type(self).__name__} has nothing held out")
+
+    def size(self, batch: Any) -> float:
+        """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
+        return float(batch.examples)
 
     def figures(self, loss: float) -> dict[str, float]:
         """What a held-out loss means, by name: perplexity, bits per byte, …"""

@@ -61,6 +61,7 @@ def test_more_columns_than_the_network_takes():
     chosen = state.arrays["chosen"]
     assert len(chosen) == _context.MOST_COLUMNS
     assert {120, 70} <= set(chosen.tolist())
+    assert state.json["note"] == "In-context: the 100 columns that tell most by themselves are read, of 130."
     answer = graph(state)({"table.numbers": x}, ("logits",))["logits"]
     np.testing.assert_allclose(answer, predictor.run(state, {"numbers": x})["logits"], rtol=1e-5, atol=1e-5)
 
@@ -70,6 +71,7 @@ def test_of_many_rows_each_member_sees_some_and_together_they_see_most():
     state = fitted(arrays, target, outputs=3, context=300)
     assert state.arrays["rows"].shape == (4, 300)
     assert len(state.arrays["cells"]) > 600
+    assert state.json["note"] == "In-context: 4 passes see 300 of 900 rows each, and their answers are averaged."
     for seen in state.arrays["index"]:
         assert np.ptp(np.bincount(seen)) <= 2  # every class as often as in the whole
 
@@ -87,6 +89,7 @@ def test_all_rows_are_seen_where_there_is_room_for_them():
     kinds = {"task": "classification", "outputs": 5}
     context = Context.of(Problem.of(arrays, target, kinds, None), 8, 1000, 0)
     assert all(sorted(rows) == list(range(50)) for rows in context.rows)
+    assert fitted(arrays, target, outputs=5).json["note"] == ""
 
 
 def test_heavy_rows_are_seen_more_often():

@@ -264,3 +264,35 @@ def test_a_large_table_is_quick():
     start = time.process_time()
     assert infer(Rows(columns), ["y"]).task == "classification"
     assert time.process_time() - start < 3
+
+
+# --- a task that goes on where a text ends --------------------------------------------------------------------------------
+
+
+def test_the_one_text_is_what_generation_goes_on_with():
+    found = infer(table(said=SENTENCES), [], task="text-generation")
+    assert (found.task, [(c.name, c.kind) for c in found.schema.columns], found.schema.targets) == ("generation", [("said", "text")], ())
+    assert any("'said' is learned from whole" in note and "x left out" in note for note in found.notes)
+    short = infer(Rows({"word": ["a", "b"] * 30}), [], task="generation")
+    assert short.schema.columns[0].kind == "text"  # the only column, whatever it looks like
+
+
+def test_prompts_and_completions_are_known_by_their_names_or_named():
+    cells = {"prompt": [f"q{i % 9}" for i in range(60)], "completion": [f"a{i % 9}" for i in range(60)]}
+    for rows, targets, inputs in (
+        (Rows(cells), [], []),
+        (Rows(cells), ["completion"], []),
+        (Rows({"more": ["x y z"] * 60, **cells}), ["completion"], ["prompt"]),
+    ):
+        found = infer(rows, targets, inputs, task="generation")
+        assert [c.name for c in found.schema.columns] == ["prompt"]
+        assert [(c.name, c.kind, c.settings) for c in found.schema.targets] == [("completion", "text", {"form": "plain"})]
+
+
+def test_generation_asks_which_text_where_there_are_several():
+    rows = table(a=SENTENCES, b=SENTENCES[::-1])
+    assert "there are 2: 'a', 'b'. Say which: --input COLUMN" in refused(rows, [], task="generation")
+    assert "there are 2: 'a', 'b'" in refused(rows, [], ["a", "b"], task="generation")
+    assert infer(rows, [], ["b"], task="generation").schema.columns[0].name == "b"
+    assert "there are 0: none" in refused(table(y=["1", "2"]), [], task="generation")
+    assert "has one target, and 2 are named" in refused(rows, ["a", "b"], ["x"], task="generation")

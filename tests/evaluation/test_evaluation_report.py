@@ -139,3 +139,13 @@ def test_a_label_cannot_steer_the_terminal():
     text = report.table(report.evaluate("classification", *classified(names=("a\nb", "\x1b[31m", "c"))))
     assert "\x1b" not in text
     assert "a\ufffdb" in text
+
+
+def test_texts_bring_their_own_baseline_and_need_no_targets():
+    told = [{"nats": 10.0 + i, "tokens": 5, "bytes": 20, "baseline": 30.0 + i} for i in range(40)]
+    made = report.evaluate("generation", [Prediction(None, more=each) for each in told], [], [])
+    assert made["rows"] == 40
+    assert made["metrics"]["bits_per_byte"]["low"] < made["metrics"]["bits_per_byte"]["value"] < made["metrics"]["bits_per_byte"]["high"]
+    assert made["baseline"]["bits_per_byte"]["value"] == pytest.approx(sum(each["baseline"] for each in told) / np.log(2) / 800)
+    assert "classes" not in made
+    assert "perplexity" in report.table(made)

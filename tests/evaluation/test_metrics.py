@@ -176,3 +176,11 @@ def test_every_metric_of_every_task_exists():
 def test_a_resample_of_one_row_many_times_has_no_r2():
     family, true = metrics.FAMILIES["number"][0], np.random.default_rng(0).normal(size=49)
     assert np.isnan(family.figures(np.column_stack([true, true + 1]), 49 * np.eye(49))["r2"]).all()
+
+
+def test_likelihoods_are_summed_before_they_are_divided():
+    told = [{"nats": 8.0, "tokens": 4, "bytes": 10, "baseline": 12.0}, {"nats": 1.0, "tokens": 5, "bytes": 2, "baseline": 9.0}]
+    found = point_metrics("generation", [Prediction(None, more=each) for each in told], [], [])
+    assert found == {"bits_per_byte": pytest.approx(9 / np.log(2) / 12), "perplexity": pytest.approx(np.exp(1.0))}
+    empty = {"nats": 0.0, "tokens": 0, "bytes": 0, "baseline": 0.0}
+    assert point_metrics("generation", [Prediction(None, more=empty)], [], []) == {"bits_per_byte": None, "perplexity": None}

@@ -156,3 +156,22 @@ def test_tokenizers_that_cannot_be_read(tmp_path):
         path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
         with pytest.raises(MainstemError, match="no readable tokenizer"):
             plugin.fit({"form": "tokens", "file": str(path)}, [])
+
+
+def test_a_vocabulary_with_one_special_token_and_texts_that_begin_with_it():
+    settings = {"form": "tokens", "train": {"vocab_size": 280, "end": "<|endoftext|>"}, "begin": 0, "max_length": 5}
+    state = plugin.fit(settings, ["some text", "汉字", None])
+    assert (state.json["vocab_size"] <= 280, state.json["pad"]) == (True, 0)
+    arrays, _ = plugin.encode(["", "some text and more", "<|endoftext|>"], settings, state)
+    assert arrays["ids"][:, 0].tolist() == [0, 0, 0]
+    assert arrays["mask"].sum(1).tolist() == [1, 5, 5]
+    assert 0 not in arrays["ids"][2, 1:]  # what a user writes is no special token
+    whole = plugin.tokens(["汉字 text"], {**settings, "max_length": 0}, state)[0]
+    assert plugin.untokenize(whole, settings, state) == "汉字 text"
+
+
+def test_a_plain_text_has_no_arrays():
+    state = plugin.fit({"form": "plain"}, ["a"])
+    assert (dict(state.json), plugin.encode(["a", None], {"form": "plain"}, state)) == ({}, ({}, {}))
+    with pytest.raises(TypeError, match="only tokens"):
+        plugin.decode({}, {}, {"form": "plain"}, state)

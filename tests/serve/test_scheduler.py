@@ -130,3 +130,51 @@ def test_a_call_that_lacks_an_input_fails_before_it_is_merged():
     runner = scheduler.runner(GraphRunner({"encoder": Graph()}, {"encoder": SPEC}))
     with pytest.raises(KeyError, match="mask"):
         runner(Call("encoder", {"ids": np.array([[1]])}))
+
+
+def test_calls_of_very_different_lengths_run_apart():
+    graph, scheduler = Graph(), Scheduler(gather=0.5)
+    runner = scheduler.runner(GraphRunner({"encoder": graph}, {"encoder": SPEC}))
+    together(scheduler, [runner] * 4, [call(list(range(n))) for n in (1, 90, 2, 100)])
+    assert sorted(graph.rows) == [2, 2]
+
+
+# --- caches -------------------------------------------------------------------------------------------------------------
+
+STEP = GraphSpec(
+    (Port("ids", "int64", ("row", "pad:tokens")), Port("past", "float32", ("row", "pad:past"), optional=True)),
+    (Port("past", "float32", ("row", "pad:past+tokens")), Port("sum", "float32", ("row",))),
+)
+
+
+class Step(Graph):
+    """Puts what is new behind what was there."""
+
+    def __call__(self, arrays, wanted):
+        self.rows.append(len(arrays["ids"]))
+        past = np.concatenate([arrays["past"], arrays["ids"].astype(np.float32)], 1)
+        answer = {"past": past, "sum": past.sum(1)}
+        return {name: answer[name] for name in wanted}
+
+
+def test_a_cache_comes_back_as_it_would_be_alone_whatever_its_neighbours_hold():
+    graph, scheduler = Step(), Scheduler(gather=0.5)
+    runner = scheduler.runner(GraphRunner({"step": graph}, {"step": STEP}))
+    pasts = [np.arange(n, dtype=np.float32)[None] for n in (1, 60, 0, 7)]
+    steps = [Call("step", {"ids": np.array([[100 + i]]), "past": past}) for i, past in enumerate(pasts)]
+    answers = together(scheduler, [runner] * 4, steps)
+    assert graph.rows == [4]  # a longer cache keeps no call apart
+    for i, (past, answer) in enumerate(zip(pasts, answers, strict=True)):
+        assert answer["past"].tolist() == [[*past[0].tolist(), 100 + i]]
+
+
+def test_large_arrays_tell_calls_apart_too(monkeypatch):
+    from mainstem.serve import scheduler as module
+
+    monkeypatch.setattr(module, "HASHED", 8)
+    graph, scheduler = Step(), Scheduler(gather=0.5)
+    runner = scheduler.runner(GraphRunner({"step": graph}, {"step": STEP}))
+    pasts = [np.full((1, 50), i % 2, np.float32) for i in range(4)]
+    answers = together(scheduler, [runner] * 4, [Call("step", {"ids": np.array([[1]]), "past": past}) for past in pasts])
+    assert graph.rows == [2]  # two of each kind are the same call
+    assert [answer["sum"].item() for answer in answers] == [1, 51, 1, 51]

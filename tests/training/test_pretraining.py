@@ -3,10 +3,15 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
+from safetensors.numpy import load_file
 
 from mainstem import api, files
+from mainstem.contracts import State
 from mainstem.errors import MainstemError
+from mainstem.training.loop import tensors
 from mainstem.training.pretraining import curve
 
 SMALL = {"width": 32, "heads": 1, "layers": 2, "cells": 300, "context": [10, 20], "asked": 6, "columns": [2, 4]}
@@ -89,3 +94,35 @@ def test_a_wrong_stage_is_told_before_the_first_begins(tmp_path):
     with pytest.raises(MainstemError, match=r"unknown field 'stepz'\. Did you mean 'steps'"):
         api.pretrain(config=wrong, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_the_folder_of_another(whole, tmp_path):
+    one = {**CONFIG, "stages": [{"training": {"steps": 1, "lr": 1e-9}}], "backbone": str(whole.backbone)}
+    made = api.pretrain(config=one, out=tmp_path / "run")
+    before, after = (load_file(run.backbone / "model.safetensors") for run in (whole, made))
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6)
+    fresh = api.pretrain(config={**one, "backbone": ""}, out=tmp_path / "fresh")
+    assert not np.allclose(load_file(fresh.backbone / "model.safetensors")["norm.weight"], before["norm.weight"], atol=1e-6)
+
+
+def test_folders_that_do_not_fit_are_told(whole, tmp_path):
+    with pytest.raises(MainstemError, match="goes on from a folder alone"):
+        api.pretrain(config={**CONFIG, "backbone": "mlp"}, out=tmp_path / "a")
+    with pytest.raises(MainstemError, match="weights are of another network"):
+        api.pretrain(config={**CONFIG, "settings": {**SMALL, "width": 64}, "backbone": str(whole.backbone)}, out=tmp_path / "b")
+
+
+def test_the_graph_beside_the_weights_answers_like_the_network(whole):
+    from mainstem.objectives.tables import Tables
+
+    objective = Tables(SMALL)
+    batch = objective.make(np.random.default_rng(0))
+    net = objective.networks({}, State(), {})["backbone"].eval()
+    net.load_state_dict({name: torch.from_numpy(array) for name, array in load_file(whole.backbone / "model.safetensors").items()})
+    session = onnxruntime.InferenceSession(str(whole.backbone / "network.onnx"))
+    logits, nodes = session.run(["logits", "nodes"], batch.inputs["table"])
+    with torch.inference_mode():
+        expected = objective.forward({"backbone": net}, tensors(batch))
+    np.testing.assert_allclose(logits, expected["logits"], atol=2e-3)
+    np.testing.assert_allclose(nodes, expected["nodes"], atol=2e-3)

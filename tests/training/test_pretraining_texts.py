@@ -134,6 +134,25 @@ def test_activations_that_are_computed_again_give_the_same_weights(data, tmp_pat
     assert far(whole, again) < 1e-6
 
 
+def test_a_compiled_network_gives_the_same_weights(data, tmp_path, monkeypatch):
+    import torch
+
+    real, compiled = torch.compile, []
+
+    def traced(function, **asked):  # the graph that is found, without the minutes of the C++ compiler
+        compiled.append(asked)
+        return real(function, backend="eager", **asked)
+
+    whole = pretrain(data, tmp_path / "whole", **SGD)
+    monkeypatch.setattr(torch, "compile", traced)
+    again = pretrain(data, tmp_path / "again", **SGD, **{"training.compile": True})
+    assert compiled
+    assert far(whole, again) < 1e-5
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(MainstemError, match=r"needs a C\+\+ compiler"):
+        pretrain(data, tmp_path / "none", **SGD, **{"training.compile": True})
+
+
 def test_two_processes_give_the_weights_of_one(data, tmp_path):
     config = tmp_path / "c.yaml"
     training = {**CONFIG["training"], "optimizer": "sgd", "lr": 0.5, "steps": 5, "batch_size": 13, "accumulate": 2}

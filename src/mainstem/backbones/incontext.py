@@ -8,7 +8,6 @@ classes and, where there are many, rows in their own way, and whose answers are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,7 @@ class InContext:
         widths = {name: array.shape[1] for name, array in arrays.items()}
         network = pretrained.of_folder(Path(given["folder"])) if given["folder"] else pretrained.shipped("tables")
         json = {"outputs": kinds["outputs"], "kind": problem.kind, "task": kinds["task"], "widths": widths, "network": network.id}
+        json["note"] = _told(context, len(problem.y), sum(widths.values()))
         return State(json, context.arrays(), {pretrained.CONFIG: network.config, pretrained.GRAPH: network.graph})
 
     def run(self, state: State, arrays: Arrays) -> dict[str, Array]:
@@ -74,6 +74,14 @@ class InContext:
 predictor = InContext()
 
 
+def _told(context: Context, rows: int, columns: int) -> str:
+    """A sentence for people on what is left out of the table, "" where nothing is."""
+    members, seen, chosen = *context.rows.shape, len(context.reader.chosen)
+    notes = [f"{members} passes see {seen:,} of {rows:,} rows each, and their answers are averaged"] if seen < rows else []
+    notes += [f"the {chosen} columns that tell most by themselves are read, of {columns}"] if chosen < columns else []
+    return f"In-context: {'; '.join(notes)}." if notes else ""
+
+
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _DEFAULTS:
@@ -91,19 +99,10 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 # --- in numpy ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _session(data: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
     context, kind = Context.from_state(state.arrays), state.json["kind"]
     feed = context.feed(arrays, regression=kind == "value")
-    logits, nodes = (out.astype(np.float64) for out in _session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
+    logits, nodes = (out.astype(np.float64) for out in pretrained.session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
     if kind == "value":
         mass = np.exp(_log_softmax(nodes)).mean(axis=0)
         center, spread = context.answer

@@ -1,4 +1,4 @@
-"""`mainstem inspect DATA|MODEL|RUN`."""
+"""`mainstem inspect DATA|MODEL|RUN|CONFIG`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mainstem.cli import note
 
 
 def command(
-    path: Annotated[str, Argument(metavar="DATA|MODEL|RUN")],
+    path: Annotated[str, Argument(metavar="DATA|MODEL|RUN|CONFIG")],
     target: Annotated[list[str] | None, Option(metavar="COL", help="of data: show the task, the candidates and leaks as well")] = None,
 ) -> None:
     """What it is, what mainstem would do with it, and what looks wrong."""
@@ -24,6 +24,10 @@ def command(
         _model(artifact.find(folder))
     elif (folder / "config.yaml").is_file() and (folder / "split.json").is_file():
         _unfinished(folder)
+    elif (folder / "config.yaml").is_file() and (folder / "asked.json").is_file():
+        _pretraining(folder / "config.yaml")
+    elif folder.suffix in (".yaml", ".yml"):
+        _pretraining(folder)
     else:
         _data(path, target or [])
 
@@ -141,6 +145,38 @@ def _unfinished(folder: Path) -> None:
     print(f"task: {settings.task} of {', '.join(settings.data.targets)}")
     print(f"candidates: {', '.join(c.name for c in settings.candidates)}; fits done: {len(done)}")
     note("The same command with --resume goes on with it.")
+
+
+# --- pretraining ------------------------------------------------------------------------------------------------------
+
+
+def _pretraining(path: Path) -> None:
+    """Whether a pretraining run fits this machine, and how long it will take."""
+    from mainstem import api
+
+    config, need = api.estimate(path)
+    on = f" on {config.data}" if config.data else ""
+    print(f"{path}: pretraining by {config.objective}{f' of {config.backbone}' if config.backbone else ''}{on}")
+    print(f"parameters: {need.parameters:,}")
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in need.memory.items())
+    print(f"memory: {_size(need.peak)} at its peak ({parts})")
+    if need.step is None or need.seconds is None:
+        print(f"what looks wrong: this does not fit, {_size(need.free)} are free")
+        note("Take a smaller batch (training.batch_size), or parts of it (training.accumulate).")
+        return
+    print(f"time: {need.step:.3g} s a step, {need.steps:,} steps: {_duration(need.seconds)}, with this machine as busy as it is now")
+    print(f"it fits: {_size(need.free)} are free")
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ class _Reporter:
             self.bar = Progress(f"stage {stage}", total, log_every=1, units=("step", unit)).__enter__()
 
 
-_NAMES = {"valid": "held-out", "bits_per_byte": "bits/byte", "tokens_per_second": "tokens/s", "of_limit": "of the machine's limit"}
+_NAMES = {"valid": "held-out", "bits_per_byte": "bits/byte", "tokens_per_second": "tokens/s", "of_limit": "of the limit"}
 
 
 def _line(figures: Mapping[str, Any]) -> dict[str, float | None]:

@@ -34,8 +34,8 @@ class Texts:
     Raises MainstemError where there is nothing to read, or the column is missing or not to be told.
     """
 
-    def __init__(self, path: Path | str, columns: Sequence[str] = (), encoding: str = "") -> None:
-        self.path, self.encoding = Path(path).expanduser(), encoding
+    def __init__(self, path: Path | str, columns: Sequence[str] = (), encoding: str = "", most: int = 0) -> None:
+        self.path, self.encoding, self.most = Path(path).expanduser(), encoding, most
         self.notes: list[str] = []
         self.files = self._found()
         self.columns = tuple(columns)
@@ -50,7 +50,7 @@ class Texts:
         for number in range(file, len(self.files)):
             path = self.files[number]
             skipped = row if number == file else 0
-            for done, (line, cells) in enumerate(islice(self._rows(path, self.columns), skipped, None), skipped + 1):
+            for done, (line, cells) in enumerate(islice(self._rows(path, self.columns), skipped, self.most or None), skipped + 1):
                 yield number, done, [text for cell in cells if (text := _text(cell, path, line))]
 
     def size(self) -> int:

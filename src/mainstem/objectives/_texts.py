@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
-from mainstem import files, registry
+from mainstem import registry
 from mainstem.backbones._own import to_json
 from mainstem.contracts import Array, Batch, Feature, Info, Material, Objective, Ref, State, Stream
 from mainstem.data import tokens as token_files
 from mainstem.data.texts import Texts
 from mainstem.data.tokens import Recipe, Tokens
 from mainstem.errors import MainstemError, suggest
-from mainstem.modalities import text as texts_modality
+from mainstem.objectives import _tokenizer
 
-TOKENIZER = "tokenizer.json"
-_TRAINED_ON = 100 << 20  # bytes of text that a tokenizer is trained on, at most about
-_ASKED = 512  # rows between two questions whether to stop
 _TOLD = 1_000_000  # tokens between two notes
 
 
@@ -37,6 +34,7 @@ class TextObjective(Objective):
     }
     title: ClassVar[str]
     suggested: ClassVar[str]  # a backbone that it suits
+    begin = -1  # the token that is kept before each text; -1: none
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         for name, value in (settings or {}).items():
@@ -59,10 +57,6 @@ class TextObjective(Objective):
         """The token after each text where texts run on; -1 where a window is of one text."""
         return -1
 
-    def marked(self, ids: Array, info: Info) -> Array:
-        """The tokens of a text as they are kept."""
-        return ids
-
     def build(self, plugin: Any, ref: Ref) -> Any:
         """The network that is trained. Raises MainstemError for a family that has no such."""
         raise TypeError(f"{type(self).__name__} builds no network")
@@ -83,18 +77,16 @@ class TextObjective(Objective):
                 do=f"Name a backbone: --backbone {self.suggested}, or hf:FOLDER.",
             )
         self.plugin = registry.load("backbones", material.backbone.family).plugin
-        texts = Texts(material.data, material.inputs, material.encoding)
+        texts = Texts(material.data, material.inputs, material.encoding, material.rows)
         for note in texts.notes:
             material.say(note)
         asked = self.plugin.describe(material.backbone)
         if asked.modality != "text" or asked.processor.get("form") != "tokens":
             raise MainstemError(f"the backbone '{material.backbone.text}' reads no tokens", do=f"For example --backbone {self.suggested}.")
-        data = self._tokenizer_of(asked, texts, material)
-        self.tokenizer = Tokenizer.from_str(data.decode())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.tokenizer.encode_special_tokens = True
-        state = State({"vocab_size": self.tokenizer.get_vocab_size()}, files={TOKENIZER: data})
+        held_out = float(self.settings["held_out"])
+        data = _tokenizer.data(asked, texts, material, held_out)
+        self.tokenizer = _tokenizer.opened(data)
+        state = State({"vocab_size": self.tokenizer.get_vocab_size()}, files={_tokenizer.FILE: data})
         self.ref = replace(material.backbone, state=state)
         self.info = self.plugin.describe(self.ref)
         self.pad = int(self.info.processor.get("pad", 0))
@@ -105,14 +97,15 @@ class TextObjective(Objective):
             vocabulary=self.tokenizer.get_vocab_size(),
             length=length - self.around(),
             end=self.end(self.info),
-            held_out=float(self.settings["held_out"]),
+            held_out=held_out,
             sources=token_files.sources(texts),
             columns=list(texts.columns),
         )
         if recipe.length < 1:
             raise MainstemError(f"windows of {length} tokens hold no text", where="settings.length", do="Ask for more.")
         folder = material.folder / "tokens" / str(length)
-        token_files.write(texts, self.tokenise, folder, recipe, report=_teller(material.say), stopped=material.stopped)
+        tokenise = partial(_tokenizer.tokenise, self.tokenizer, self.begin)
+        token_files.write(texts, tokenise, folder, recipe, report=_teller(material.say), stopped=material.stopped)
         self.train, self.looked_at = Tokens(folder, "train"), Tokens(folder, "held_out")
         material.say(f"to learn from: {token_files.summary(self.train.counts)}; held out: {token_files.summary(self.looked_at.counts)}")
 
@@ -152,39 +145,6 @@ class TextObjective(Objective):
         """tokenizer_config.json of a tokenizer of our own."""
         return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": int(self.info.processor["max_length"])}
 
-    # tokens
-
-    def tokenise(self, texts: Sequence[str]) -> list[tuple[Array, Array]]:
-        """Texts → their tokens (int64 [n]) and whether each begins a word."""
-        made = []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True):
-            ids, begins = np.array(encoding.ids, np.int64), begins_of(encoding, text)
-            marked = self.marked(ids, self.info)
-            made.append((marked, np.concatenate([np.ones(len(marked) - len(ids), bool), begins])))
-        return made
-
-    def _tokenizer_of(self, info: Info, texts: Texts, material: Material) -> bytes:
-        """The bytes of the backbone's own tokenizer, or of one trained on the texts to learn from."""
-        place = material.folder / TOKENIZER
-        if "train" not in info.processor:
-            state: State = texts_modality.plugin.fit(info.processor, [])
-            return next(iter(state.files.values()))
-        if not place.is_file():
-            asked = info.processor["train"]
-            material.say(f"training a tokenizer of {asked['vocab_size']:,} tokens")
-            taught = self._taught(texts, material.stopped)
-            files.write_bytes(place, texts_modality.train_tokenizer(taught, asked["vocab_size"], asked.get("end", "")))
-        return place.read_bytes()
-
-    def _taught(self, texts: Texts, stopped: Callable[[], bool]) -> Iterator[str]:
-        """The texts that a tokenizer is trained on: of many, some of all files, chosen by their hash; none that is held out."""
-        held_out = float(self.settings["held_out"])
-        share = held_out + (1 - held_out) * min(1.0, _TRAINED_ON / max(1, texts.size()))
-        for number, (_, _, row) in enumerate(texts.read()):
-            if number % _ASKED == 0 and stopped():
-                raise KeyboardInterrupt
-            yield from (text for text in row if not token_files.is_held_out(text, held_out) and token_files.is_held_out(text, share))
-
 
 class Windows:
     """The windows to learn from, in passes; `length` batches lie between two looks at held-out ones."""
@@ -217,28 +177,6 @@ class Looked:
     def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
         """Some windows, always the same for the same indices."""
         return self.objective.batch(self.tokens, self.chosen[indices], None)
-
-
-def begins_of(encoding: Encoding, text: str) -> Array:
-    """Whether each token begins a word: one that the tokenizer parts, or a character that is a word by itself (Chinese, Japanese)."""
-    words = np.array([-1 if word is None else word for word in encoding.word_ids], np.int64)
-    begins = np.ones(len(words), bool)
-    begins[1:] = words[1:] != words[:-1]
-    if not text.isascii() and len(words):
-        starts = np.array([start for start, _ in encoding.offsets], np.int64)
-        alone = texts_modality.ideographs(text)[np.minimum(starts, len(text) - 1)]
-        begins[1:] |= (starts[1:] != starts[:-1]) & (alone[1:] | alone[:-1])
-    return begins
-
-
-def special(tokenizer: Tokenizer) -> set[int]:
-    """The ids of the tokenizer's special tokens."""
-    return {int(number) for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-
-
-def named(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
-    """The id of the first of these tokens that the tokenizer has."""
-    return next((number for name in names if (number := tokenizer.token_to_id(name)) is not None), None)
 
 
 def _teller(say: Callable[[str], None]) -> Callable[[int, int], None]:

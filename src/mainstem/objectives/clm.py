@@ -25,15 +25,12 @@ class Causal(TextObjective):
                 f"the backbone '{self.ref.text}' sees both sides of a token, so it has nothing to predict",
                 do="Take a decoder, for example --backbone gpt, or another objective: --objective mlm.",
             )
+        begin = int(self.info.processor["begin"])
+        self.begin = -1 if begin in self.info.processor["end"] else begin  # else the end of the text before begins this one
 
     def end(self, info: Info) -> int:
         """The backbone's own end-of-text token."""
         return int(info.processor["end"][0])
-
-    def marked(self, ids: Array, info: Info) -> Array:
-        """With the token that begins a text, where that is another than the one that ends the text before."""
-        begin = info.processor["begin"]
-        return ids if begin in info.processor["end"] or not len(ids) else np.concatenate([[begin], ids])
 
     def build(self, plugin: Any, ref: Ref) -> Any:
         """transformers' module with its language-model head."""

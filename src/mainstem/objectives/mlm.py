@@ -10,7 +10,8 @@ import numpy as np
 from mainstem.contracts import Array, Batch, Ref
 from mainstem.data.tokens import Tokens
 from mainstem.errors import MainstemError
-from mainstem.objectives._texts import TextObjective, named, special
+from mainstem.objectives._texts import TextObjective
+from mainstem.objectives._tokenizer import named, special
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>")
 _MASKED, _REPLACED = 0.8, 0.9  # of the chosen tokens: shown as the mask, or (up to here) as any token; the rest as they are

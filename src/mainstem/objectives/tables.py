@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mainstem.backbones import _own
 from mainstem.backbones._cells import CODES, MARK, Scale
-from mainstem.contracts import Array, Batch, Feature, GraphSpec, Objective, Port, State, Stream
+from mainstem.contracts import Array, Batch, Feature, GraphSpec, Material, Objective, Port, Ref, State, Stream
 from mainstem.errors import MainstemError, suggest
 from mainstem.objectives import _tables
 
@@ -50,12 +51,18 @@ class Tables(Objective):
             if name not in self.defaults:
                 raise MainstemError(f"the objective 'tables' has no setting '{name}'", do=suggest(name, self.defaults))
         super().__init__({**self.defaults, **(settings or {})})
+        self.ref = Ref("incontext", "incontext")
+
+    def open(self, material: Material) -> None:
+        """The folder to go on from, where there is one."""
+        self.ref = material.backbone or self.ref
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """{"backbone": TwoWay}."""
+        """{"backbone": TwoWay}, with the weights of the folder to go on from."""
         from mainstem.nn.twoway import TwoWay
 
-        return {"backbone": TwoWay(self.settings["width"], self.settings["layers"], self.settings["heads"], codes=CODES, mark=MARK)}
+        shape = (self.settings[name] for name in ("width", "layers", "heads"))
+        return {"backbone": _own.load(TwoWay(*shape, codes=CODES, mark=MARK), self.ref)}
 
     def stream(self, length: int) -> Stream:
         """Endless made tables."""

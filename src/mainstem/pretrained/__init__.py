@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,3 +54,13 @@ def of_folder(folder: Path) -> Network:
     if wrong:
         raise MainstemError("; ".join(wrong), where=str(folder), do="Give the folder RUN/backbone of a finished pretraining run.")
     return Network((folder / CONFIG).read_bytes(), (folder / GRAPH).read_bytes())
+
+
+@lru_cache(maxsize=4)
+def session(graph: bytes) -> Any:
+    """A pretrained network in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

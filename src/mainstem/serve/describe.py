@@ -142,8 +142,9 @@ def _section(served: Served) -> str:
     quoted = body.replace("'", "'\\''")
     command = f"curl -H 'Content-Type: application/json' \\\n  -d '{quoted}' \\\n  http://HOST:PORT/predict/{served.name}"
     targets = ", ".join(t.name for t in artifact.schema.targets)
+    what = f"{artifact.task}{' of ' * bool(targets)}{targets}"
     return (
-        f"<h2>{escape(served.name)}</h2><p>{escape(artifact.task)} of {escape(targets)}; {escape(served.state)}.</p>"
+        f"<h2>{escape(served.name)}</h2><p>{escape(what)}; {escape(served.state)}.</p>"
         f"<table><tr><th>column</th><th>kind</th></tr>{columns}</table>"
         f"<pre>{escape(command)}</pre><p>Or a whole file: <code>curl -F file=@rows.csv …/predict/{escape(served.name)}</code></p>"
     )

@@ -22,6 +22,7 @@ from mainstem.runtimes._join import join, lengths_of, rows_of, shared, split, tr
 
 GATHER = 0.002  # seconds that a call waits for others, where others are on their way
 MOST_ROWS = 256  # of one merged call
+PADDING = 16  # steps of padding that a row may bring to a merged call, or half of what is no padding
 HASHED = 1 << 20  # bytes of an array that is hashed to find identical calls; larger ones are compared where all else is equal
 
 Answer = dict[str, Array]
@@ -124,14 +125,28 @@ class Scheduler:
 
 
 def grouped(taken: Sequence[_Waiting], most_rows: int) -> list[list[_Waiting]]:
-    """Calls that run together: of equal keys, in the order they came, at most `most_rows` rows unless one alone has more."""
+    """Calls that run together: of equal keys, in the order they came, at most `most_rows` rows unless one alone has more, and
+    little padding: a token that is written does not wait for a long prompt that is read."""
     groups: dict[Hashable, list[list[_Waiting]]] = {}
     for waiting in taken:
-        mine = groups.setdefault(waiting.key, [[]])
-        if mine[-1] and sum(w.rows for w in mine[-1]) + waiting.rows > most_rows:
-            mine.append([])
-        mine[-1].append(waiting)
+        mine = groups.setdefault(waiting.key, [])
+        fitting = next((group for group in mine if _fit([*group, waiting], most_rows)), None)
+        fitting.append(waiting) if fitting else mine.append([waiting])
     return [group for mine in groups.values() for group in mine]
+
+
+def _fit(group: Sequence[_Waiting], most_rows: int) -> bool:
+    """Whether these calls may run as one. What is padded in a cache is not computed again, and does not count."""
+    rows = sum(waiting.rows for waiting in group)
+    if rows > most_rows:
+        return False
+    caches = {axis.partition("+")[0] for port in group[0].outputs.values() for axis in port.axes if "+" in axis}
+    lengths = [(waiting.rows, lengths_of(waiting.arrays, waiting.inputs)) for waiting in group]
+    for axis in lengths[0][1].keys() - caches:
+        own = sum(each * sizes[axis] for each, sizes in lengths)
+        if rows * max(sizes[axis] for _, sizes in lengths) - own > max(PADDING * rows, own // 2):
+            return False
+    return True
 
 
 def _distinct(group: Sequence[_Waiting]) -> list[list[_Waiting]]:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mainstem import files
 from mainstem.config import Training
-from mainstem.contracts import Array, Batch, Task
+from mainstem.contracts import Array, Batch, Objective, Task
 from mainstem.errors import MainstemError
 from mainstem.training.optimisers import Optimiser
 from mainstem.training.parallel import Ranks
@@ -100,13 +100,16 @@ class Engine:
 
     def _shares(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """This process's parts of a batch, and the share of the loss that each stands for."""
-        whole = max(self.task.size(batch), 1e-9)
+        whole = max(self._size(batch), 1e-9)
         own = np.array_split(np.arange(batch.examples), self.ranks.world)[self.ranks.rank]
         if not len(own):  # a last batch smaller than there are processes: gradients of nothing, but all must come together
             yield part_of(batch, np.zeros(1, np.int64)), 0.0
         for examples in np.array_split(own, min(self.settings.accumulate, len(own))) if len(own) else ():
             part = part_of(batch, examples)
-            yield part, self.task.size(part) / whole
+            yield part, self._size(part) / whole
+
+    def _size(self, batch: Batch) -> float:
+        return self.task.size(batch) if isinstance(self.task, Objective) else float(batch.examples)
 
     def _checkpoint_activations(self) -> None:
         able = [next((m for m in network.modules() if _recomputing(m)), None) for network in self.networks.values()]
@@ -237,15 +240,20 @@ def padded_tokens(batch: Batch) -> int:
 
 
 class Meter:
-    """Tokens a second and the share of the machine's limit, over the steps since it was last read."""
+    """Tokens a second and the share of the machine's limit, over the steps since it was last read. `skip`: steps at the beginning that
+    are not counted, because a network is compiled in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
         self.tokens = self.padded = 0
         self.seconds = 0.0
 
     def add(self, batch: Batch, seconds: float) -> int:
         """Count a step; returns its tokens."""
         here = tokens(batch)
+        if self.skip:
+            self.skip -= 1
+            return here
         self.tokens, self.padded, self.seconds = self.tokens + here, self.padded + padded_tokens(batch), self.seconds + seconds
         return here
 
@@ -256,5 +264,6 @@ class Meter:
             told["tokens_per_second"] = round(self.tokens / self.seconds, 1)
             if speed and speed.work:
                 told["of_limit"] = round(speed.work * self.padded / self.seconds / speed.limit, 4)
-        self.__init__()  # type: ignore[misc]
+        self.tokens = self.padded = 0
+        self.seconds = 0.0
         return told

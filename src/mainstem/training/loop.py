@@ -107,7 +107,7 @@ class _Fit:
         name = settings.optimizer or "adamw"
         self.lr = settings.lr if isinstance(settings.lr, float | int) else DEFAULT_LR[name]
         self.optimisers = {key: Optimiser(p.named, settings, self.lr) for key, p in task.parameters(networks).items()}
-        self.engine, self.meter = Engine(task, networks, self.optimisers, settings, folder, ranks), Meter()
+        self.engine, self.meter = Engine(task, networks, self.optimisers, settings, folder, ranks), Meter(int(settings.compile))
         total = settings.epochs * self.per_epoch if settings.epochs else settings.steps or self.per_epoch
         self.telling = {"total": total, "log_every": settings.log_every, "of": task.settings.get("loss", "")}
         self.schedule = Schedule(settings, self.per_epoch, total)

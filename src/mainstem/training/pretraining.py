@@ -1,7 +1,7 @@
 """A pretraining run: stages of training one after the other, and the backbone that comes out of them.
 
 RUN/ config.yaml · asked.json · log.jsonl · curve.png · tokenizer.json, tokens/ (of texts) · stages/01/checkpoints/ · backbone/.
-Killed at any moment, the same call with `resume` goes on and ends in the same weights.
+Killed at any moment, the same call with `resume` goes on and ends in the same weights; with more stages in the config it goes on to those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from mainstem import config as configs
 from mainstem import files, registry
 from mainstem.config import Pretraining, Stage, Training
-from mainstem.contracts import Batch, Material, Objective, State, Stream
+from mainstem.contracts import Batch, Info, Material, Objective, Ref, State, Stream
 from mainstem.errors import MainstemError, MissingExtra
 from mainstem.training import parallel
 from mainstem.training.parallel import Ranks
@@ -59,14 +59,14 @@ def pretrain(
     """
     module = registry.load("objectives", config.objective)
     ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
-    pretrained = ref is not None and registry.load("backbones", ref.family).plugin.describe(ref).pretrained
+    pretrained = ref is not None and _described(ref).pretrained
     suited = module.plugin.training(pretrained=pretrained)
     _check(config, module.plugin, suited)
     with parallel.group() as ranks:
         if not ranks.is_first:
             say, report = (lambda text: None), (lambda figures: None)
         with files.held(folder) if ranks.is_first else nullcontext():
-            material = Material(config.data, config.inputs, config.encoding, ref, folder, say, stopped)
+            material = Material(config.data, config.inputs, config.encoding, ref, folder, say=say, stopped=stopped)
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
 
 
@@ -74,9 +74,14 @@ def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str,
     """What is wrong in the last stage is told before the first begins."""
     if objective.reads and not config.data:
         raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}s, and there is no data", do="Give DATA.")
-    if not objective.reads and (config.data or config.backbone):
-        given = "data" if config.data else "a backbone"
-        raise MainstemError(f"the objective '{config.objective}' makes its own data and network, and was given {given}", do="Leave it out.")
+    if not objective.reads and config.data:
+        raise MainstemError(f"the objective '{config.objective}' makes its own data, and was given some", do="Leave it out.")
+    if not objective.reads and config.backbone and registry.resolve(config.backbone).folder is None:
+        raise MainstemError(
+            f"the objective '{config.objective}' makes its own network, and goes on from a folder alone",
+            where=f"backbone '{config.backbone}'",
+            do="Give RUN/backbone of a run of this objective, or leave it out.",
+        )
     for number, stage in enumerate(config.stages, 1):
         objective({**config.settings, **stage.settings})
         training = config.stage_training(stage, suited)
@@ -84,6 +89,12 @@ def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str,
             raise MainstemError(
                 f"stage {number} of this pretraining would never end", do="Say how long it is with --steps, or in its training."
             )
+
+
+def _described(ref: Ref) -> Info:
+    module = registry.load("backbones", ref.family)
+    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
+    return info
 
 
 class _Run:
@@ -204,14 +215,19 @@ class _Run:
                 before = dict(json.loads(place.read_bytes()))
             except (ValueError, TypeError):
                 raise MainstemError("this does not say what the run was asked for", where=str(place), do="Start a new run.") from None
-            if before != asked:
+            begun = len(list((self.folder / "stages").glob("*")))
+            if self._until(before, begun) != self._until(asked, begun):
                 raise MainstemError(
                     "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
                 )
-        else:
-            files.write_json(place, asked)
+        files.write_json(place, asked)
         configs.write(self.folder / "config.yaml", self.config)
         self.before = max((line["seconds"] for line in self._told()), default=0.0)
+
+    @staticmethod
+    def _until(asked: Mapping[str, Any], begun: int) -> dict[str, Any]:
+        """What was asked for, without the stages that have not begun: those may be changed, and others added, on resuming."""
+        return {**asked, "stages": asked["stages"][:begun]}
 
     def _told(self) -> list[dict[str, Any]]:
         """The lines of the log; a torn one, which a kill may leave, is none."""

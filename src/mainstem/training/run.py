@@ -105,7 +105,7 @@ def export(folder: Path, model: Path, source: Any = None, *, say: Say = lambda t
 
 @dataclass(frozen=True)
 class Chosen:
-    """The best candidate, fitted on the rows `known`; `sentence`: why it is; `holds`: what people should know of its rows."""
+    """The best candidate, fitted on the rows `known`; `sentence`: why it is; `holds`: what people should know of the rows it keeps."""
 
     fitted: Fitted
     sentence: str
@@ -172,7 +172,8 @@ class _Run:
         fitted = self._refit(best, score, known)
         fitted.artifact = replace(fitted.artifact, state=self.comparison.calibrate(score, fitted.artifact.state))
         holds = any(fitting.describe(each, best.training).holds_rows for each in best.inputs if each.backbone)
-        return Chosen(fitted, sentence, HOLDS if holds else "", scores, known)
+        note = fitted.learned.json.get("note", "") if fitted.learned else ""
+        return Chosen(fitted, sentence, " ".join(filter(None, [HOLDS if holds else "", note])), scores, known)
 
     def _refit(self, best: Candidate, score: Score, known: Array) -> Fitted:
         """The winner on train and validation rows together, for as many epochs as did best."""

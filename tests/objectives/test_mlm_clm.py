@@ -12,7 +12,7 @@ from mainstem import registry
 from mainstem.contracts import Material, Ref, State
 from mainstem.errors import MainstemError
 from mainstem.objectives import clm, mlm
-from mainstem.objectives._texts import begins_of
+from mainstem.objectives._tokenizer import begins_of
 from mainstem.training.loop import tensors
 
 NETWORK = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 600, "max_length": 24}

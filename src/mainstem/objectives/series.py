@@ -1,0 +1,150 @@
+"""`series`: the in-context series model, on series that are made up.
+
+A step sees windows of one shape; how the series are made stands in _series.py, how they are read in backbones/_continuations.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mainstem.contracts import Array, Batch, Feature, GraphSpec, Objective, Port, State, Stream
+from mainstem.errors import MainstemError, suggest
+from mainstem.modalities import _continuations
+from mainstem.modalities._continuations import PATCH, Reading
+from mainstem.objectives import _series
+
+_INPUTS = (
+    Port("context", "float32", ("row", "past", str(PATCH * _continuations.CHANNELS))),
+    Port("future", "float32", ("row", str(_continuations.CANDIDATES), "steps")),
+    Port("level", "float32", ("row", "steps")),
+    Port("width", "float32", ("row", "steps")),
+    Port("summary", "float32", ("row", str(_continuations.SUMMARY))),
+)
+_REACH = 40.0  # units; a truth further off counts as that far
+_CUTS, _LONG = 4, 800  # windows cut from one made series, and how long it is at most where there are several
+_HELD_OUT = (320, 400, 3)  # series, context steps, patches ahead; and their seed
+
+
+class Series(Objective):
+    """Predict quantiles of the steps after a window, from the window alone."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "width": 128,
+        "layers": 4,
+        "heads": 4,
+        "tokens": 2400,  # a step: series × patches
+        "context": (16, 1024),
+        "ahead": (1, 8),
+    }
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        for name in settings or {}:
+            if name not in self.defaults:
+                raise MainstemError(f"the objective 'series' has no setting '{name}'", do=suggest(name, self.defaults))
+        super().__init__({**self.defaults, **(settings or {})})
+
+    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """{"backbone": Patches}."""
+        return {"backbone": network(self.settings)}
+
+    def stream(self, length: int) -> Stream:
+        """Endless made series."""
+        return Made(self, length)
+
+    def held_out(self) -> Stream:
+        """Made series of 400 steps and what comes after them."""
+        return Made(self, 1)
+
+    def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
+        """config.json and model.safetensors."""
+        from safetensors.torch import save
+
+        from mainstem.nn.patches import QUANTILES
+
+        config = {"mainstem": "incontext_series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
+        config["quantiles"] = list(QUANTILES)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
+        return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+
+    def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
+        """{"network": one pass}, over any number of series, patches of the past and patches ahead."""
+        from mainstem.nn.patches import QUANTILES, Window
+
+        quantiles = Port("quantiles", "float32", ("row", "steps", str(len(QUANTILES))))
+        return {"network": GraphSpec(_INPUTS, (quantiles,), Window(networks["backbone"]))}
+
+    def make(self, rng: np.random.Generator, shape: tuple[int, int, int] | None = None) -> Batch:
+        """Some windows of one shape (series, context steps, patches ahead; drawn where it is not given), with what came after."""
+        many, known, ahead = shape or self._shape(rng)
+        steps = ahead * PATCH
+        cuts = max(1, min(_CUTS, _LONG // (known + steps)))
+        made = [_series.series(rng, cuts * (known + steps)).reshape(cuts, -1) for _ in range(-(-many // cuts))]
+        values = np.concatenate(made)[:many]
+        reading = Reading.of(values[:, :known], steps)
+        truth = (values[:, known:] - reading.base) / reading.unit
+        counted = np.isfinite(truth)
+        truth = np.where(counted, np.clip(truth, -_REACH, _REACH), 0.0).astype(np.float32)
+        target: dict[str, Array] = {"truth": truth, "counted": counted.astype(np.float32)}
+        return Batch({"series": reading.arrays}, np.arange(many), many, ("series",), target)
+
+    def _shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        low, high = self.settings["context"]
+        known = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+        few, most = self.settings["ahead"]
+        ahead = int(np.exp(rng.uniform(np.log(few), np.log(min(most, max(few, known // 24)) + 1))))
+        return max(1, self.settings["tokens"] // (-(-known // PATCH) + ahead)), known, ahead
+
+    def forward(self, networks: Mapping[str, Any], batch: Any) -> dict[str, Any]:
+        """ "quantiles" of the steps ahead."""
+        output: dict[str, Any] = networks["backbone"](**batch.inputs["series"])
+        return output
+
+    def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
+        """Mean over series of the quantile losses, in the unit of each: the least error of the candidates on known steps."""
+        from mainstem.nn.patches import pinball
+
+        counted = batch.target["counted"]
+        lost = pinball(output["quantiles"], batch.target["truth"]) * counted
+        return (lost.sum(1) / counted.sum(1).clamp(min=1.0)).mean()
+
+
+def network(settings: Mapping[str, Any]) -> Any:
+    """The network of these `width`, `layers` and `heads`, with weights not yet learned."""
+    from mainstem.nn.patches import Patches
+
+    return Patches(
+        settings["width"],
+        settings["layers"],
+        settings["heads"],
+        patch=PATCH,
+        channels=_continuations.CHANNELS,
+        candidates=_continuations.CANDIDATES,
+        bounds=(_continuations.LOW, _continuations.HIGH),
+        summary=_continuations.SUMMARY,
+        past=_continuations.CONTEXT // PATCH,
+        ahead=_continuations.HORIZON // PATCH,
+    )
+
+
+class Made:
+    """Series as the loop draws them; held-out ones are of one shape, whatever the stage."""
+
+    rows: int | None = None
+    lengths: Array | None = None
+
+    def __init__(self, objective: Series, length: int) -> None:
+        self.objective, self.length = objective, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
+        """The series of a step."""
+        return self.objective.make(rng) if rng is not None else self.objective.make(np.random.default_rng(_HELD_OUT), _HELD_OUT)
+
+
+plugin = Series
