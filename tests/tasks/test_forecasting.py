@@ -1,15 +1,19 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 import mainstem as ms
+from mainstem.api import configure
+from mainstem.cli import main
 from mainstem.contracts import Batch, Prediction, State
 from mainstem.errors import MainstemError
 from mainstem.serve.app import build
 from mainstem.serve.models import Models
 from mainstem.tasks.forecasting import LEVELS, Forecasting
+from mainstem.training import plan, preparing
 
 
 def sales(months=96, stores=("北京", "上海"), seed=0):
@@ -134,6 +138,29 @@ def test_mistakes(settings, expected, tmp_path):
     with pytest.raises(MainstemError) as raised:
         ms.train(sales(), "value", out=tmp_path / "run", **{"series": "store", "time": "date", "task": "forecasting", **settings})
     assert expected in str(raised.value)
+
+
+def test_the_command_line_writes_a_row_a_step(run, tmp_path, capsys):
+    data, out = tmp_path / "rows.jsonl", tmp_path / "forecast.csv"
+    data.write_text("\n".join(json.dumps(row) for row in ahead(sales())), encoding="utf-8")
+    assert main(["predict", str(run.path), str(data), "-o", str(out), "--set", "quantiles=[0.25,0.75]"]) == 0
+    header, first, *rest = out.read_text(encoding="utf-8").splitlines()
+    assert header == "series,time,prediction,q0.25,q0.75"
+    assert first.startswith("北京,2022-01-01,")
+    assert len(rest) + 1 == 2 * 6
+    assert main(["evaluate", str(run.path), str(data)]) == 0
+    assert "weighted_quantile_loss" in capsys.readouterr().out
+
+
+def test_the_latest_forecasts_are_drawn(run):
+    assert (run.path / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_pytorch_the_networks_are_left_out(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config = configure(sales(), "value", None, {"series": "store", "time": "date", "horizon": 6})
+    made, _ = plan.candidates(config, preparing.prepare(config, sales()))
+    assert [candidate.name for candidate in made if candidate.name != "incontext-series"] == ["naive", "linear", "trees"]
 
 
 # --- parts of it ------------------------------------------------------------------------------------------------------

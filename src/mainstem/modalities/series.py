@@ -139,7 +139,7 @@ def labelled(rows: Rows, name: str, series: Sequence[Whole], targets: Sequence[s
                 raise MainstemError(
                     f"the series '{whole.name}' has several values of '{target.name}': {', '.join([*labels][:3])}",
                     where=rows.where,
-                    do="Give every series one label, or tell series apart by another column.",
+                    do="Give every series one label; for a forecast say how far: --horizon N.",
                 )
             found.append(next(iter(labels.values()), None))
         columns[target.name] = found
