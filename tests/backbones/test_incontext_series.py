@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mainstem as ms
-from mainstem import registry
+from mainstem import api, pretrained, registry
 from mainstem.backbones import _zeroshot
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError
@@ -58,6 +58,21 @@ def test_a_seal_allows_the_last_digits_of_what_is_computed_to_differ_and_no_more
     monkeypatch.setattr(_continuations, "encoded", shaken(0.1))
     with pytest.raises(MainstemError, match="encode"):
         run.model.verify()
+
+
+def test_a_pretraining_run_leaves_a_backbone(tmp_path):
+    config = {
+        "objective": "series",
+        "settings": {"width": 16, "heads": 1, "layers": 1, "tokens": 60, "context": [16, 60]},
+        "training": {"optimizer": "muon", "lr": 0.002},
+        "stages": [{"training": {"steps": 2}}],
+        "evaluate_every": 2,
+    }
+    made = api.pretrain(config=config, out=tmp_path / "pretrained")
+    run = ms.train(rows(36), "value", series="store", time="date", horizon=3, backbone=str(made.backbone), out=tmp_path / "run")
+    assert "the only candidate" in run.chosen
+    sizes = [(made.backbone / "network.onnx").stat().st_size, (run.path / "model" / "onnx" / "head.onnx").stat().st_size]
+    assert sizes[0] < sizes[1] < len(pretrained.shipped("series").graph)
 
 
 def test_it_has_no_settings():
