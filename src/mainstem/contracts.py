@@ -296,7 +296,8 @@ class Modality(Protocol):
     Members of the plug-in that are optional: `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
     encode (spellings of a missing value, an unseen category), which a replay carries beside the held-out rows. `fit_only`:
     names of settings that only `fit` reads (a path, say), and that a model therefore does not keep. `beside(answer, inputs) -> Value`:
-    for answers that are read beside the inputs of their row.
+    for answers that are read beside the inputs of their row. `computed`: names of arrays that come of linear algebra, whose last digits
+    differ from processor to processor: a seal compares them as it does calls.
 
     A module whose values are spread over many rows of the data also has `gather(rows, name, settings, targets, answered=…) -> Rows`, which
     makes one row of them, and `parts(settings)`, (name, kind) of each column that it reads.

@@ -69,6 +69,18 @@ class Reading:
         return np.asarray(np.maximum(told, self.floor[:, :, None]))
 
 
+def encoded(values: Array, units: Array, horizon: int) -> dict[str, Array]:
+    """The arrays of a reading of windows [n, l], and "base" [n, h], "unit" and "floor" [n, 1] float64 for the answer in other `units`
+    [n, 2] (center and scale of each window)."""
+    reading = Reading.of(values, horizon)
+    center, scale = units[:, :1], np.where(np.isnan(units[:, 1:]), 1.0, units[:, 1:])
+    rest = {"base": (reading.base - center) / scale, "unit": reading.unit / scale, "floor": (reading.floor - center) / scale}
+    return {**reading.arrays, **rest}
+
+
+COMPUTED = ("context", "future", "level", "width", "summary", "base", "unit")
+
+
 def _read(values: Array, horizon: int) -> Reading:
     """Of series that begin with the first step."""
     seen = np.isfinite(values)
