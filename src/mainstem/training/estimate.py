@@ -32,6 +32,7 @@ from mainstem.data.texts import Texts
 from mainstem.training import loop
 from mainstem.training.engine import part_of
 from mainstem.training.optimisers import Optimiser
+from mainstem.training.pretraining import brought
 
 _ROWS = 2000  # of each file that are looked at
 _STEPS = 10
@@ -63,9 +64,7 @@ class Estimate:
 def estimate(config: Pretraining) -> Estimate:
     """What `config` will need on this machine. Raises MainstemError where the config or its data are not as they should be."""
     plugin: type[Objective] = registry.load("objectives", config.objective).plugin
-    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
-    pretrained = ref is not None and registry.load("backbones", ref.family).plugin.describe(ref).pretrained
-    suited = plugin.training(pretrained=pretrained)
+    ref, suited = brought(config, plugin)
     made: list[Estimate] = []
     with tempfile.TemporaryDirectory() as folder:
         material = Material(config.data, config.inputs, config.encoding, ref, Path(folder), rows=_ROWS)

@@ -59,9 +59,7 @@ def pretrain(
     Started by `torchrun`, the processes share the work, and the first of them writes and speaks.
     """
     module = registry.load("objectives", config.objective)
-    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
-    pretrained = ref is not None and _described(ref).pretrained
-    suited = module.plugin.training(pretrained=pretrained)
+    ref, suited = brought(config, module.plugin)
     _check(config, module.plugin, suited)
     with parallel.group() as ranks:
         if not ranks.is_first:
@@ -69,6 +67,16 @@ def pretrain(
         with files.held(folder) if ranks.is_first else nullcontext():
             material = Material(config.data, config.inputs, config.encoding, ref, folder, say=say, stopped=stopped)
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
+
+
+def brought(config: Pretraining, objective: type[Objective]) -> tuple[Ref | None, Mapping[str, Any]]:
+    """The backbone that the config names, and the fields of the training that suits the objective with it."""
+    if not config.backbone:
+        return None, objective.training(pretrained=False)
+    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings)
+    module = registry.load("backbones", ref.family)
+    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
+    return ref, objective.training(pretrained=info.pretrained)
 
 
 def never_began(folder: Path) -> bool:
@@ -97,12 +105,6 @@ def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str,
             raise MainstemError(
                 f"stage {number} of this pretraining would never end", do="Say how long it is with --steps, or in its training."
             )
-
-
-def _described(ref: Ref) -> Info:
-    module = registry.load("backbones", ref.family)
-    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
-    return info
 
 
 class _Run:
@@ -238,7 +240,7 @@ class _Run:
     @staticmethod
     def _until(asked: Mapping[str, Any], begun: int) -> dict[str, Any]:
         """What was asked for, without the stages that have not begun: those may be changed, and others added, on resuming."""
-        return {**asked, "stages": asked["stages"][:begun]}
+        return {**asked, "stages": asked.get("stages", [{}])[:begun]}
 
     def _told(self) -> list[dict[str, Any]]:
         """The lines of the log; a torn one, which a kill may leave, is none."""
