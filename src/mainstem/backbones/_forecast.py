@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, GraphSpec, Info, Port, Ref, State
 from mainstem.errors import MainstemError, suggest
 
@@ -111,7 +111,7 @@ class Forecaster:
         """[n, H], in numpy."""
         raise NotImplementedError
 
-    def nodes(self, state: State, graph: Nodes) -> str:
+    def nodes(self, state: State, graph: Graph) -> str:
         """The same in ONNX: the name of a float64 [n, H]."""
         raise NotImplementedError
 
@@ -125,11 +125,11 @@ class Forecaster:
         horizon, levels = state.json["horizon"], state.json["levels"]
         shapes = {**state.json["shapes"], "units": [2], "naive": [horizon], "spread": [1]}
         inputs = [Port(f"{INPUT}.{name}", "float64", ("row", *map(str, shape))) for name, shape in shapes.items()]
-        graph = Nodes()
+        graph = Graph()
         shift = graph.add("Mul", f"{INPUT}.spread", self.nodes(state, graph))
         point = graph.add("Unsqueeze", graph.add("Add", f"{INPUT}.naive", shift), np.array([2]))
         spread = graph.add("Unsqueeze", f"{INPUT}.spread", np.array([2]))
         graph.add("Add", point, graph.add("Mul", spread, state.arrays["offsets"][None]), name="quantiles")
         graph.add("Identity", f"{INPUT}.units", name="units")
         outputs = (Port("quantiles", "float64", ("row", str(horizon), str(len(levels)))), Port("units", "float64", ("row", "2")))
-        return {"head": graph.model(inputs, outputs)}
+        return {"head": graph.finish(inputs, outputs)}

@@ -64,7 +64,7 @@ class Graph:
 
         model = helper.make_model(
             helper.make_graph(self.nodes, "graph", [told(p) for p in (*inputs, *shared)], [told(p) for p in outputs], self.constants),
-            opset_imports=[helper.make_opsetid("", _OPSET)],
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", 3)],
             ir_version=8,
         )
         checker.check_model(model)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, GraphSpec, Info, Port, Ref, State
 from mainstem.errors import MainstemError, suggest
 
@@ -66,7 +66,7 @@ class Kernels:
         from onnx import TensorProto
 
         length, channels = state.json["shape"]
-        graph = Nodes()
+        graph = Graph()
         x = graph.add("Transpose", "series.values", perm=[0, 2, 1])
         found = []
         for part in _parts(state):
@@ -83,7 +83,7 @@ class Kernels:
         features = graph.add("Concat", *found, axis=1)
         graph.add("Add", graph.add("MatMul", features, state.arrays["weight"]), state.arrays["bias"], name="logits")
         inputs = (Port("series.values", "float64", ("row", str(length), str(channels))),)
-        return {"head": graph.model(inputs, (Port("logits", "float64", ("row", str(state.json["outputs"]))),))}
+        return {"head": graph.finish(inputs, (Port("logits", "float64", ("row", str(state.json["outputs"]))),))}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mainstem.backbones import _forecast
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, State
 
 _SEASONS = 2  # of differences that are read
@@ -55,9 +55,9 @@ class Linear(_forecast.Forecaster):
         """[n, H]."""
         return np.asarray(_differences(arrays, state.arrays["places"]) @ state.arrays["weights"])
 
-    def nodes(self, state: State, graph: Nodes) -> str:
+    def nodes(self, state: State, graph: Graph) -> str:
         """Gather, subtract, divide, one matrix product."""
-        first = graph.add("Gather", f"{_forecast.INPUT}.values", np.array(0), axis=2)
+        first = graph.add("Squeeze", graph.add("Gather", f"{_forecast.INPUT}.values", np.array([0]), axis=2), np.array([2]))
         now, before = (graph.add("Gather", first, state.arrays["places"][:, side], axis=1) for side in (0, 1))
         difference = graph.add("Div", graph.add("Sub", now, before), f"{_forecast.INPUT}.spread")
         clipped = graph.add("Clip", difference, np.array(-_LARGEST), np.array(_LARGEST))

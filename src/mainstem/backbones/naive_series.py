@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mainstem.backbones import _forecast
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, State
 
 
@@ -28,7 +28,7 @@ class Naive(_forecast.Forecaster):
         """0."""
         return np.zeros_like(arrays["naive"])
 
-    def nodes(self, state: State, graph: Nodes) -> str:
+    def nodes(self, state: State, graph: Graph) -> str:
         """0."""
         return graph.constant(np.zeros((1, state.json["horizon"])))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mainstem.backbones._design import Design
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, GraphSpec, Info, Port, Ref, State
 from mainstem.errors import MainstemError, suggest
 
@@ -70,7 +70,7 @@ class Neighbours:
 
     def graph(self, state: State, names: Mapping[str, str]) -> GraphSpec:
         """The graph; `names`: of inputs that have others ("table.numbers" → its name)."""
-        a, graph = state.arrays, Nodes()
+        a, graph = state.arrays, Graph()
         nodes, constants = Design.of(a, state.json["numbers"]).nodes("x")
         for node in nodes:
             for i, given in enumerate(node.input):
@@ -86,11 +86,11 @@ class Neighbours:
         graph.add("TopK", square, np.array([state.json["neighbours"]]), name="nearest", largest=0, axis=1)
         graph.nodes[-1].output.append("places")
         distance = graph.add("Sqrt", graph.add("Max", "nearest", np.zeros(1)))
-        graph.add("ReduceMean", distance, name="score", axes=[1], keepdims=1)
+        graph.add("ReduceMean", distance, np.array([1]), name="score", keepdims=1)
         kinds = {"numbers": "float64", "categories": "int64"}
         widths = {f"table.{key}": (kinds[key], width) for key, width in state.json["widths"].items()}
         inputs = [Port(names.get(key, key), kind, ("row", str(width))) for key, (kind, width) in widths.items()]
-        return graph.model(inputs, (Port("score", "float64", ("row", "1")),))
+        return graph.finish(inputs, (Port("score", "float64", ("row", "1")),))
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

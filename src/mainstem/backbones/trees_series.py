@@ -13,7 +13,7 @@ import numpy as np
 
 from mainstem.backbones import _forecast, _forest
 from mainstem.backbones._forest import Forest
-from mainstem.backbones._nodes import Nodes
+from mainstem.backbones._graph import Graph
 from mainstem.contracts import Array, Arrays, State
 from mainstem.errors import MissingExtra
 
@@ -69,7 +69,7 @@ class Trees(_forecast.Forecaster):
         answer = Forest.of(state.arrays).run(x.reshape(-1, x.shape[2]), 1) + state.arrays["baseline"]
         return np.asarray(answer.reshape(x.shape[:2]))
 
-    def nodes(self, state: State, graph: Nodes) -> str:
+    def nodes(self, state: State, graph: Graph) -> str:
         """All steps one below the other, the trees, the steps side by side again."""
         from onnx import TensorProto
 
