@@ -143,6 +143,13 @@ def mainstem_forecasts(each: Set, backbone: str, folder: Path, seed: int) -> tup
     return found, run.chosen
 
 
+def zero_shot_forecasts(each: Set) -> list[np.ndarray]:
+    """The pretrained network as it lies in the package: nothing is fitted, chosen or calibrated on the set."""
+    from mainstem.backbones._zeroshot import forecast
+
+    return [forecast(history[None], each.horizon, LEVELS)[0] for history, _ in each.windows()]
+
+
 def peer_forecasts(each: Set, most: int = 1500) -> list[np.ndarray]:
     """AutoETS of statsforecast, fitted anew before each window on at most `most` last steps."""
     from statsforecast.models import AutoETS
@@ -166,8 +173,8 @@ def measure(sets: Sequence[Set], model: str, seed: int, report: dict, save: Call
         if each.name in done["sets"]:
             continue
         started, chosen = time.perf_counter(), ""
-        if model == "autoets":
-            forecasts = peer_forecasts(each)
+        if model in ("autoets", "zero-shot"):
+            forecasts = (peer_forecasts if model == "autoets" else zero_shot_forecasts)(each)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 forecasts, chosen = mainstem_forecasts(each, "" if model == "default" else model, Path(folder) / "run", seed)
@@ -189,7 +196,9 @@ def main() -> None:
     """Measure the models named, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", default=",".join((*CANDIDATES, "default")), help="by name; autoets needs statsforecast")
+    parser.add_argument(
+        "--models", default=",".join((*CANDIDATES, "default")), help="by name; also zero-shot, and autoets, which needs statsforecast"
+    )
     parser.add_argument("--sets", default="", help="only these")
     parser.add_argument("--before", type=int, default=0, metavar="N", help="leave out the last N windows of each: to choose settings on")
     parser.add_argument("--seed", type=int, default=0)

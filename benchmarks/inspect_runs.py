@@ -55,7 +55,7 @@ def main():
     options = parser.parse_args()
     report = {}
     for name, asked in RUNS.items():
-        training = {"precision": "float32", "checkpoint_every": 0, **asked["training"], "steps": STEPS}
+        training = {"precision": "float32", **asked["training"], "steps": STEPS}
         config = {**asked, "data": str(options.data / "debsections" / "train.csv"), "inputs": ["text"], "training": training}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "config.yaml"

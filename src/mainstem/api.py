@@ -187,7 +187,7 @@ def pretrain(
         assignments["inputs"] = [assignments["inputs"]]
     made = _pretraining(config, assignments)
     path = Path(out)
-    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    taken = path.exists() and (not path.is_dir() or (any(path.iterdir()) and not pretraining.never_began(path)))
     if taken and not resume and parallel.announced().is_first:  # the others may find what the first has made
         raise MainstemError("this exists already", where=str(path), do="Choose another folder with -o, or go on with it by --resume.")
     return pretraining.pretrain(made, folder=path, resume=resume, say=say, report=report, stopped=stopped)

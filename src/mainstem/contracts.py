@@ -275,11 +275,8 @@ class Params:
 
 @dataclass(frozen=True)
 class Route:
-    """A task's own HTTP route: the server mounts it, and knows no task by name.
-
-    Under the model's own address, handler(request, model) → response; with `common` at `path` itself, once for all models
-    whose task brings it: handler(request, models by name).
-    """
+    """A task's own HTTP route: under its model's address, handler(request, model) → response; with `common` at `path` itself, once
+    for all models whose task brings it, handler(request, models by name). The server knows no task by name."""
 
     path: str
     methods: tuple[str, ...]
@@ -296,7 +293,8 @@ class Modality(Protocol):
     Members of the plug-in that are optional: `edges(settings, state) -> list of raw cells`: made cells that reach the corners of parse and
     encode (spellings of a missing value, an unseen category), which a replay carries beside the held-out rows. `fit_only`:
     names of settings that only `fit` reads (a path, say), and that a model therefore does not keep. `beside(answer, inputs) -> Value`:
-    for answers that are read beside the inputs of their row.
+    for answers that are read beside the inputs of their row. `computed`: names of arrays that come of linear algebra, whose last digits
+    differ from processor to processor: a seal compares them as it does calls.
 
     A module whose values are spread over many rows of the data also has `gather(rows, name, settings, targets, answered=…) -> Rows`, which
     makes one row of them, and `parts(settings)`, (name, kind) of each column that it reads.
@@ -397,17 +395,14 @@ class Task:
 
     A task is built from its settings and holds nothing else; what it learns without gradients is its State.
 
-    Members that are optional: `judge(batch, state, rngs)`, the coroutine that evaluation runs in place of `predict`, for a task
-    that is measured by how likely given answers are; the examples of its batch have their answers. `lines(rendered) -> rows`, for
-    a task whose prediction is more than one row of a table (a forecast of several steps).
+    Members that are optional: `judge(batch, state, rngs)`, what evaluation runs in place of `predict` where a task is measured by how
+    likely given answers are. `lines(rendered) -> rows`, where a prediction is more than one row of a table (a forecast of steps).
     """
 
     inputs: ClassVar[Mapping[str, str] | None] = None  # role → modality where roles matter; None: any columns
     target: ClassVar[str | None] = None  # modality of the answer; None: nothing to predict from
     judged_by: ClassVar[str | None] = None  # where nothing is learned from an answer: the modality of labels that may judge it
-    # Whether the answer goes on where the one input ends: then there may be no column of answers, and what encodes the input
-    # is fitted on both.
-    continues: ClassVar[bool] = False
+    continues: ClassVar[bool] = False  # the answer goes on where the one input ends: encoded alike, and its column may be missing
     adapt: ClassVar[str] = ""  # how a pretrained backbone is adapted where nothing is asked for; "": as the plan has it
     # For the default plan, by input name (a role, "table", "text", …) or modality: the backbone that reads it ("" none: its
     # arrays go to the task as they are), and the settings of its encoder (those of the answers under "target").
@@ -426,7 +421,6 @@ class Task:
         self.settings: dict[str, Any] = dict(settings or {})
 
     # the short way
-
     def head(self, features: Mapping[str, Feature], target: State) -> Any:
         """The network on top: an nn.Module from {"INPUT.feature": tensor} to {output: tensor}.
 
@@ -443,7 +437,6 @@ class Task:
         raise TypeError(f"{type(self).__name__} has no decode")
 
     # the long way
-
     def examples(self, table: Table) -> list[Example]:
         """What gets one prediction each. Default: a row, with its answer where the table has answers."""
         names, answers = list(table.columns), table.target or [None] * len(table)

@@ -9,10 +9,15 @@ import torch
 
 from mainstem import registry
 from mainstem.backbones import gpt, hf
-from mainstem.contracts import Ref, State
+from mainstem.contracts import Call, GraphSpec, Ref, State
 from mainstem.errors import MainstemError
 from mainstem.modalities.text import plugin as text
-from mainstem.nn import decoder
+from mainstem.nn import decoder, encoder
+from mainstem.runtimes import onnx
+from mainstem.runtimes import torch as live
+from mainstem.runtimes._calls import GraphRunner
+from mainstem.tasks.generation import _ports
+from mainstem.training.shipping import _example
 
 SMALL = {"width": 32, "layers": 2, "heads": 4, "max_length": 24, "vocab_size": 270}
 LLAMA = {
@@ -156,3 +161,55 @@ def test_the_likelihood_is_that_of_the_marked_tokens_alone(made, monkeypatch):
         monkeypatch.setattr(decoder, "MOST_LOGITS", 1)  # a row at a time
         assert torch.allclose(decoder.likelihood(module, TENSORS["ids"], learned)[0], nats, atol=1e-4)
     assert tokens.tolist() == [5, 3, 0]
+
+
+def test_parts_that_are_computed_again_have_the_same_gradients(made, monkeypatch):
+    _, module = made
+    learned = torch.from_numpy(MASK * (np.arange(9) > 0))  # the last row has nothing to learn
+
+    def gradients():
+        module.zero_grad()
+        nats, tokens = decoder.likelihood(module, TENSORS["ids"], learned)
+        (nats.sum() / tokens.sum()).backward()
+        return nats, [parameter.grad.clone() for parameter in module.parameters()]
+
+    nats, whole = gradients()
+    assert float(nats[2].detach()) == 0
+    monkeypatch.setattr(decoder, "MOST_LOGITS", 1)
+    for a, b in zip(whole, gradients()[1], strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    nats, tokens = decoder.likelihood(module, TENSORS["ids"], learned * 0)
+    assert (nats.tolist(), tokens.tolist(), nats.requires_grad) == ([0.0] * 3, [0] * 3, True)
+
+
+FAMILIES = {
+    "gpt2": {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0},
+    "llama": LLAMA,
+    "gpt_neox": {**LLAMA, "eos_token_id": 2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graph_with_a_cache_answers_as_the_whole_text_read_anew(family):
+    """Rows of differing lengths together, then a token more for each, on PyTorch and on the exported graph."""
+    torch.manual_seed(0)
+    module = encoder.build({"model_type": family, **FAMILIES[family]}, causal=True).eval()
+    made = decoder.Decoder(module)
+    spec = GraphSpec(*_ports(made.sizes(), 300, 0), made)
+    data = onnx.write(spec, _example(spec, {"ids": np.ones((1, 1), np.int64)}))  # as a last step of one row is traced
+    graph = GraphRunner({"decoder": onnx.function(onnx.session(data))}, {"decoder": spec})
+    lengths, new = np.array(LENGTHS), np.array([[5], [6], [7]])
+    for runner in (live.runner({"decoder": spec}), graph):
+        asked = {"ids": IDS, "mask": MASK, "at": lengths[:, None] - 1}
+        first = runner(Call("decoder", asked, outputs=("logits",), keep=("past",)))
+        kept = first["past"].take(np.array([2, 0, 1, 0]))
+        rows = np.array([2, 0, 1, 0])
+        step = {"ids": new[rows], "mask": np.ones((4, 1), int), "at": np.zeros((4, 1), int), "past": kept, "named": new[rows]}
+        second = runner(Call("decoder", step))
+        for i, n in enumerate(LENGTHS):
+            with torch.no_grad():
+                logits = module(torch.from_numpy(np.concatenate([IDS[i, :n], new[i]])[None])).logits[0]
+            assert np.abs(first["logits"][i, 0] - logits[n - 1].numpy()).max() < 1e-5
+            for place in np.flatnonzero(rows == i):
+                assert np.abs(second["logits"][place, 0] - logits[n].numpy()).max() < 1e-5
+                assert float(second["nats"][place, 0]) == pytest.approx(-float(logits[n].log_softmax(0)[new[i, 0]]), abs=1e-5)

@@ -7,7 +7,10 @@ from mainstem import registry
 from mainstem.contracts import Material, Objective, Ref, State
 from mainstem.training.loop import tensors
 
-SMALL = {"tables": {"width": 16, "heads": 1, "layers": 1, "cells": 200, "context": (8, 12), "asked": 4, "columns": (1, 3)}}
+SMALL = {
+    "tables": {"width": 16, "heads": 1, "layers": 1, "cells": 200, "context": (8, 12), "asked": 4, "columns": (1, 3)},
+    "series": {"width": 16, "heads": 1, "layers": 1, "tokens": 60, "context": (16, 60)},
+}
 BACKBONES = {"mlm": "bert", "clm": "gpt"}
 NETWORK = {"width": 16, "heads": 2, "layers": 1, "vocab_size": 300, "max_length": 16}
 

@@ -66,7 +66,7 @@ FOLDERS = {"hf": "bert", "timm": "resnet"}  # these read folders: what a family 
 PREDICTORS = ("linear", "trees", "blend", "incontext")
 ALARMS = {"neighbours": TABLE, "neighbours_series": HISTORIES}
 LABELLERS = ("kernels_series", "statistics_series")
-FORECASTERS = ("naive_series", "linear_series", "trees_series")
+FORECASTERS = ("naive_series", "linear_series", "trees_series", "incontext_series")
 CELLS = {
     "number": (["1,200", "", "3.5", "－２"], {}),
     "category": (["x", "y", None, 3, 3.0, True], {}),

@@ -81,6 +81,7 @@ def test_several_columns_give_several_texts_and_missing_ones_none(tmp_path):
     [
         ("x.csv", "a,b\n1,2\n", (), r"none of the columns may be the texts \('a', 'b'\).*--input"),
         ("x.csv", "a,b\n1,2\n", ("c",), "no column 'c'"),
+        ("x.jsonl", '{"a": "one"}\n', ("c",), "no column 'c'"),
         ("x.csv", "a,b\n1,2,3\n", ("a",), r"x\.csv:2: this line has 3 fields"),
         ("x.csv", "", ("a",), "empty"),
         ("x.jsonl", '{"a": 1}\n', ("a",), r"x\.jsonl:1: expected a text, found int"),

@@ -206,7 +206,13 @@ def test_going_on_takes_the_weights_and_the_tokenizer_that_were_brought(material
     network = objective.networks({}, State(), {})["backbone"]
     for key, tensor in network.bert.state_dict().items():
         assert torch.equal(tensor, module.state_dict()[key]), key
+    too_long = opened(
+        mlm.plugin, replace(material, folder=tmp_path / "long", backbone=registry.resolve(f"hf:{folder}")), held_out=0.2, length=41
+    )
+    with pytest.raises(MainstemError, match="which takes 40"):
+        too_long.networks({}, State(), {})
     saved = objective.artifact({"backbone": network})
+    assert "tokenizer_config.json" not in saved
     assert saved["tokenizer.json"] == (folder / "tokenizer.json").read_bytes()
     assert not (tmp_path / "run" / "tokenizer.json").exists()
 
@@ -224,6 +230,11 @@ def test_what_does_not_go_together_is_told(material, tmp_path):
     for number, (plugin, ref, message) in enumerate(cases):
         with pytest.raises(MainstemError, match=message):
             opened(plugin, replace(material, folder=tmp_path / str(number), backbone=ref), held_out=0.2).networks({}, State(), {})
-    for settings, message in (({"lenght": 3}, "Did you mean 'length'"), ({"length": "x"}, "no number"), ({"length": 2}, "hold no text")):
+    for settings, message in (
+        ({"lenght": 3}, "Did you mean 'length'"),
+        ({"length": "x"}, "no number"),
+        ({"length": 2}, "hold no text"),
+        ({"length": 25}, "max_length=25"),
+    ):
         with pytest.raises(MainstemError, match=message):
             opened(mlm.plugin, replace(material, folder=tmp_path / "s"), held_out=0.2, **settings)

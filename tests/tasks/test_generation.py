@@ -309,6 +309,12 @@ def test_a_brought_model_is_adapted(writer_run, adapt, tmp_path):
         ),
         ([{"a": i, "b": i % 7} for i in range(30)], {}, "and there are 0: none"),
         ([{"text": f"some text {i}"} for i in range(30)], {"task_settings__seperator": ""}, "Did you mean 'separator'"),
+        ([{"text": f"some text {i}"} for i in range(30)], {"backbone": "lstm"}, "'lstm' reads texts and cannot write them"),
+        (
+            [{"text": f"some text {i}"} for i in range(30)],
+            {"backbone": ["gpt", "gpt-small"]},
+            "one backbone writes a text, and 2 are",
+        ),
         ([{"text": f"some text {i}"} for i in range(30)], {"adapt": "lora"}, "keeps what a pretrained backbone has learned"),
     ],
 )

@@ -215,6 +215,18 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path):
             api.pretrain(config=tree, out=tmp_path / str(number))
 
 
+def test_a_run_that_never_began_is_started_anew_in_its_place(data, tmp_path):
+    mistake = {"settings.length": 3, "backbone_settings.vocab_size": 300}
+    with pytest.raises(MainstemError, match="too long for a backbone of 16"):
+        pretrain(data, tmp_path / "run", **{"settings.length": 17})
+    with pytest.raises(MainstemError, match="none of the"):
+        pretrain(data, tmp_path / "run", **{"settings.held_out": 0.0}, **mistake)
+    again = pretrain(data, tmp_path / "run")
+    assert json.loads((again.backbone / "config.json").read_text())["vocab_size"] == 400
+    with pytest.raises(MainstemError, match="exists already"):
+        pretrain(data, tmp_path / "run")
+
+
 def test_other_data_is_not_gone_on_with(data, tmp_path):
     copy = tmp_path / "texts.csv"
     copy.write_bytes(data.read_bytes())

@@ -41,6 +41,10 @@ class Texts:
         self.columns = tuple(columns)
         if not self.columns:
             self.columns = self._chosen()
+        elif named := next((p for p in self.files if p.suffix.casefold() != ".txt"), None):
+            names = self._names(named)
+            for name in self.columns:
+                _place(name, names, named)
 
     def read(self, file: int = 0, row: int = 0) -> Iterator[tuple[int, int, list[str]]]:
         """Each row's texts, with where the next row stands (file, row): reading on from there misses none and repeats none.

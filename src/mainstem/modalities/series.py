@@ -16,7 +16,7 @@ import numpy as np
 from mainstem import schema
 from mainstem.contracts import ABSENT, Array, Arrays, Json, Meta, Rows, State, Value
 from mainstem.errors import MainstemError
-from mainstem.modalities import _lags, _recent, _statistics, _steps, _window, date, number
+from mainstem.modalities import _continuations, _lags, _recent, _statistics, _steps, _window, date, number
 from mainstem.modalities._steps import Step as Step
 from mainstem.modalities._window import Channel as Channel
 from mainstem.modalities._window import Cut, Layout, Whole, Window
@@ -213,6 +213,8 @@ class Series:
     (default), or "data": one center and scale a channel for all windows.
     """
 
+    computed = _continuations.COMPUTED
+
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Window | Array | None:
         """A cell → a Window, or, for an answer, float64 [H]. Raises MainstemError for what is no series."""
         if not settings.get("answer"):
@@ -270,6 +272,8 @@ class Series:
             arrays["recent"] = _recent.of(scaled, layout.season)
         if settings.get("statistics"):
             arrays["statistics"] = _statistics.of(scaled)
+        if settings.get("continuations"):
+            arrays |= _continuations.encoded(raw[:, :, 0], arrays["units"], layout.horizon)
         reach = layout.horizon + (length if settings.get("calendar") == "all" else 0)
         calendar = np.stack([_steps.calendar(w.times(layout.horizon - reach, reach), layout.step) for w in windows])
         future = _future(windows, reach, state)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mainstem.nn import pooling
 
@@ -82,19 +83,26 @@ def likelihood(module: Any, ids_BT: Tensor, learned_BT: Tensor) -> tuple[Tensor,
     """Nats of the tokens that are marked in `learned_BT`, each given those before it [B], and how many those are [B].
 
     The first token has none before it and must not be marked. Padding on the right needs no mask: no real token looks there.
+    Rows without a mark are not computed; parts of a batch whose logits are too many together are computed again for their gradients.
     """
-    parts = [
-        _nats(module, ids_BT[rows], learned_BT[rows])
-        for rows in torch.arange(len(ids_BT)).split(max(1, MOST_LOGITS // (ids_BT.shape[1] * module.config.vocab_size)))
-    ]
-    return torch.cat(parts), learned_BT[:, 1:].sum(1)
+    tokens_B = learned_BT[:, 1:].sum(1)
+    rows = tokens_B.nonzero()[:, 0]
+    rows = rows if len(rows) else tokens_B[:1] * 0  # 0 nats, but of the network's making
+    parts = rows.split(max(1, MOST_LOGITS // (ids_BT.shape[1] * module.config.vocab_size)))
+    again = len(parts) > 1 and torch.is_grad_enabled()
+    found = []
+    for part in parts:
+        given = (module, ids_BT[part], learned_BT[part])
+        found.append(checkpoint(_nats, *given, use_reentrant=False) if again else _nats(*given))
+    nats_B = found[0].new_zeros(len(ids_BT)).index_copy(0, rows, torch.cat(found))
+    return nats_B, tokens_B
 
 
 def _nats(module: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
     read_BT = ids_BT[:, :-1]
     logits_BTV = module(input_ids=read_BT, attention_mask=torch.ones_like(read_BT), use_cache=False).logits
     wanted_BT = ids_BT[:, 1:].where(learned_BT[:, 1:] > 0, -100)
-    return functional.cross_entropy(logits_BTV.transpose(1, 2), wanted_BT, ignore_index=-100, reduction="none").sum(1)
+    return functional.cross_entropy(logits_BTV.transpose(1, 2).float(), wanted_BT, ignore_index=-100, reduction="none").sum(1)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,31 +84,42 @@ class TextObjective(Objective):
         asked = self.plugin.describe(material.backbone)
         if asked.modality != "text" or asked.processor.get("form") != "tokens":
             raise MainstemError(f"the backbone '{material.backbone.text}' reads no tokens", do=f"For example --backbone {self.suggested}.")
-        held_out = float(self.settings["held_out"])
-        data = _tokenizer.data(asked, texts, material, held_out)
+        data = _tokenizer.data(asked, texts, material, float(self.settings["held_out"]))
         self.tokenizer = _tokenizer.opened(data)
         state = State({"vocab_size": self.tokenizer.get_vocab_size()}, files={_tokenizer.FILE: data})
         self.ref = replace(material.backbone, state=state)
         self.info = self.plugin.describe(self.ref)
         self.pad = int(self.info.processor.get("pad", 0))
         self.check()
-        length = int(self.settings["length"]) or int(self.info.processor["max_length"])
+        folder = self._token_files(texts, hashlib.sha256(data).hexdigest(), material)
+        self.train, self.looked_at = Tokens(folder, "train"), Tokens(folder, "held_out")
+        material.say(f"to learn from: {token_files.summary(self.train.counts)}; held out: {token_files.summary(self.looked_at.counts)}")
+
+    def _token_files(self, texts: Texts, tokenizer: str, material: Material) -> Path:
+        """The folder of the texts as tokens, cut for this objective. `tokenizer`: its hash."""
+        most = int(self.info.processor["max_length"])
+        length = int(self.settings["length"]) or most
+        if length - self.around() < 1:
+            raise MainstemError(f"windows of {length} tokens hold no text", where="settings.length", do="Ask for more.")
+        if length > most and not self.info.pretrained:
+            raise MainstemError(
+                f"windows of {length} tokens are too long for a backbone of {most}",
+                where="settings.length",
+                do=f"Build it for as many: --set backbone_settings.max_length={length}.",
+            )
         recipe = Recipe(
-            tokenizer=hashlib.sha256(data).hexdigest(),
+            tokenizer=tokenizer,
             vocabulary=self.tokenizer.get_vocab_size(),
             length=length - self.around(),
             end=self.end(self.info),
-            held_out=held_out,
+            held_out=float(self.settings["held_out"]),
             sources=token_files.sources(texts),
             columns=list(texts.columns),
         )
-        if recipe.length < 1:
-            raise MainstemError(f"windows of {length} tokens hold no text", where="settings.length", do="Ask for more.")
         folder = material.folder / "tokens" / str(length)
         tokenise = partial(_tokenizer.tokenise, self.tokenizer, self.begin)
         token_files.write(texts, tokenise, folder, recipe, report=_teller(material.say), stopped=material.stopped)
-        self.train, self.looked_at = Tokens(folder, "train"), Tokens(folder, "held_out")
-        material.say(f"to learn from: {token_files.summary(self.train.counts)}; held out: {token_files.summary(self.looked_at.counts)}")
+        return folder
 
     def check(self) -> None:
         """Raise MainstemError where tokenizer and backbone do not do."""
@@ -125,8 +137,14 @@ class TextObjective(Objective):
         return Looked(self, self.looked_at, int(self.settings["looked_at"]))
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """{"backbone": transformers' module with its head}."""
-        return {"backbone": self.build(self.plugin, self.ref)}
+        """{"backbone": transformers' module with its head}. Raises MainstemError where windows are longer than it takes."""
+        module = self.build(self.plugin, self.ref)
+        length, places = int(self.settings["length"]), getattr(module.config, "max_position_embeddings", None)
+        if places and length > places:
+            raise MainstemError(
+                f"windows of {length} tokens are too long for '{self.ref.text}', which takes {places}", where="settings.length"
+            )
+        return {"backbone": module}
 
     def figures(self, loss: float) -> dict[str, float]:
         """Perplexity of a token, and bits per byte of text: what a token costs, by how many tokens a byte of the held-out texts has."""
@@ -137,7 +155,7 @@ class TextObjective(Objective):
         """The family's folder, with what transformers' AutoTokenizer reads."""
         saved = self.plugin.save(networks["backbone"], self.ref)
         made = {name: content if isinstance(content, bytes) else content.read_bytes() for name, content in saved.items()}
-        if "tokenizer_config.json" not in made:
+        if not self.info.pretrained:
             made["tokenizer_config.json"] = to_json(self.tokenizer_config())
         return made
 

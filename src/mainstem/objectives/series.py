@@ -1,6 +1,6 @@
 """`series`: the in-context series model, on series that are made up.
 
-A step sees windows of one shape; how the series are made stands in _series.py, how they are read in backbones/_continuations.py.
+A step sees windows of one shape; how the series are made stands in _series.py, how they are read in modalities/_continuations.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mainstem.contracts import Array, Batch, Feature, GraphSpec, Objective, Port, State, Stream
+from mainstem.backbones import _own
+from mainstem.contracts import Array, Batch, Feature, GraphSpec, Material, Objective, Port, Ref, State, Stream
 from mainstem.errors import MainstemError, suggest
 from mainstem.modalities import _continuations
 from mainstem.modalities._continuations import PATCH, Reading
@@ -24,6 +25,15 @@ _INPUTS = (
     Port("width", "float32", ("row", "steps")),
     Port("summary", "float32", ("row", str(_continuations.SUMMARY))),
 )
+_SIZES: dict[str, Any] = {
+    "patch": PATCH,
+    "channels": _continuations.CHANNELS,
+    "candidates": _continuations.CANDIDATES,
+    "bounds": (_continuations.LOW, _continuations.HIGH),
+    "summary": _continuations.SUMMARY,
+    "past": _continuations.CONTEXT // PATCH,
+    "ahead": _continuations.HORIZON // PATCH,
+}
 _REACH = 40.0  # units; a truth further off counts as that far
 _CUTS, _LONG = 4, 800  # windows cut from one made series, and how long it is at most where there are several
 _HELD_OUT = (320, 400, 3)  # series, context steps, patches ahead; and their seed
@@ -46,10 +56,18 @@ class Series(Objective):
             if name not in self.defaults:
                 raise MainstemError(f"the objective 'series' has no setting '{name}'", do=suggest(name, self.defaults))
         super().__init__({**self.defaults, **(settings or {})})
+        self.ref = Ref("incontext_series", "incontext_series")
+
+    def open(self, material: Material) -> None:
+        """The folder to go on from, where there is one."""
+        self.ref = material.backbone or self.ref
 
     def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """{"backbone": Patches}."""
-        return {"backbone": network(self.settings)}
+        """{"backbone": Patches}, with the weights of the folder to go on from."""
+        from mainstem.nn.patches import Patches
+
+        shape = (self.settings[name] for name in ("width", "layers", "heads"))
+        return {"backbone": _own.load(Patches(*shape, **_SIZES), self.ref)}
 
     def stream(self, length: int) -> Stream:
         """Endless made series."""
@@ -112,29 +130,11 @@ class Series(Objective):
         return (lost.sum(1) / counted.sum(1).clamp(min=1.0)).mean()
 
 
-def network(settings: Mapping[str, Any]) -> Any:
-    """The network of these `width`, `layers` and `heads`, with weights not yet learned."""
-    from mainstem.nn.patches import Patches
-
-    return Patches(
-        settings["width"],
-        settings["layers"],
-        settings["heads"],
-        patch=PATCH,
-        channels=_continuations.CHANNELS,
-        candidates=_continuations.CANDIDATES,
-        bounds=(_continuations.LOW, _continuations.HIGH),
-        summary=_continuations.SUMMARY,
-        past=_continuations.CONTEXT // PATCH,
-        ahead=_continuations.HORIZON // PATCH,
-    )
-
-
 class Made:
     """Series as the loop draws them; held-out ones are of one shape, whatever the stage."""
 
     rows: int | None = None
-    lengths: Array | None = None
+    lengths: Any = None
 
     def __init__(self, objective: Series, length: int) -> None:
         self.objective, self.length = objective, length

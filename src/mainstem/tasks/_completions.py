@@ -60,6 +60,7 @@ async def completions(request: Any, models: Mapping[str, Any]) -> Any:
 
 
 async def _answer(request: Any, models: Mapping[str, Any]) -> Any:
+    from starlette.concurrency import run_in_threadpool
     from starlette.responses import Response, StreamingResponse
 
     asked = _read(await request.body())
@@ -68,7 +69,7 @@ async def _answer(request: Any, models: Mapping[str, Any]) -> Any:
     prompts, options = _prompts(asked), _options(asked)
     [column] = model.pipeline.artifact.schema.columns
     rows = Rows({column.name: prompts}, where="prompt")
-    _check_lengths(model, rows, options)
+    await run_in_threadpool(_check_lengths, model, rows, options)
     reply = _Reply(model.name)
     if not asked.get("stream"):
         answers = _good(await model.answer(request, rows, options))

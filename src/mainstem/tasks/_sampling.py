@@ -11,6 +11,7 @@ import numpy as np
 from mainstem.contracts import Array
 from mainstem.errors import MainstemError
 
+STOPS, STOP_LENGTH = 16, 200  # texts, and characters of each: they are looked for at every token
 NEAR = 1024  # likeliest tokens that usually hold the share that top_p asks for: sorting all takes milliseconds
 
 
@@ -46,7 +47,7 @@ class Sampling:
             "top_k": (made.top_k >= 0, "a whole number from 0 on (0: all tokens)"),
             "top_p": (0 < made.top_p <= 1, "a number above 0, at most 1"),
             "repetition_penalty": (0 < made.repetition_penalty < float("inf"), "a number above 0"),
-            "stop": (all(isinstance(text, str) and text for text in made.stop), "a text or a list of texts, none of them empty"),
+            "stop": (_are_stops(made.stop), f"at most {STOPS} texts of 1 to {STOP_LENGTH} characters"),
             "seed": (made.seed >= 0, "a whole number from 0 on"),
         }
         wrong = [f"'{name}' is {allowed}, not {options[name]!r}" for name, (good, allowed) in ranges.items() if not good]
@@ -87,3 +88,7 @@ class Sampling:
                 break
         kept = near[: int(np.searchsorted(held, wanted)) + 1]
         return tokens[kept], shares[kept]
+
+
+def _are_stops(texts: Sequence[Any]) -> bool:
+    return len(texts) <= STOPS and all(isinstance(text, str) and 0 < len(text) <= STOP_LENGTH for text in texts)

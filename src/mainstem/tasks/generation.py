@@ -52,7 +52,7 @@ class Generation(Task):
 
         target: "start", the first token that is to be learned; "bytes", how many the text behind it has, both int64 [n].
         """
-        [each] = processors.inputs
+        each = _written_by(processors.inputs)
         answered = bool(processors.target_settings)  # there is a column of completions
         settings = {**each.processor, "max_length": 0}
         prompts = [(e.values[each.columns[0]] or "") + self.settings["separator"] * answered for e in examples]
@@ -97,6 +97,11 @@ class Generation(Task):
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
         """Nats a token."""
         return output["nats"].sum() / output["tokens"].sum().clamp(min=1)
+
+    def size(self, batch: Any) -> float:
+        """How many tokens are learned, where no text is longer than the model reads."""
+        [(_, arrays)] = batch.by_backbone()
+        return float(arrays["mask"].sum() + len(arrays["mask"]) - batch.target["start"].sum())
 
     def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
         """How often each token was learned from, int64 [vocabulary]: the unigram model that figures are held against."""
@@ -153,6 +158,18 @@ class Generation(Task):
             Prediction(None, more={"nats": nats, "baseline": baseline, "tokens": int(tokens), "bytes": int(size)})
             for (nats, baseline, tokens), size in zip(sums.tolist(), batch.target["bytes"], strict=True)
         ]
+
+
+def _written_by(inputs: Sequence[Any]) -> Any:
+    """The one input. Raises MainstemError where more than one backbone is to read it, or one that cannot write."""
+    if len(inputs) > 1:
+        raise MainstemError(f"one backbone writes a text, and {len(inputs)} are named", do="Train each in a run of its own.")
+    if "end" not in inputs[0].processor:
+        raise MainstemError(
+            f"the backbone '{inputs[0].backbone}' reads texts and cannot write them",
+            do="Take a causal language model: --backbone gpt, or hf:FOLDER of one.",
+        )
+    return inputs[0]
 
 
 def _rows(batch: Batch) -> list[list[int]]:

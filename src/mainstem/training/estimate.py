@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,10 +32,13 @@ from mainstem.data.texts import Texts
 from mainstem.training import loop
 from mainstem.training.engine import part_of
 from mainstem.training.optimisers import Optimiser
+from mainstem.training.pretraining import brought
 
-_ROWS = 2000  # of the data that are looked at
+_ROWS = 2000  # of each file that are looked at
 _STEPS = 10
 _LOOK = 1 / 3  # time of a batch that is only looked at, beside a step
+
+Networks = Mapping[str, torch.nn.Module]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,7 @@ class Estimate:
 def estimate(config: Pretraining) -> Estimate:
     """What `config` will need on this machine. Raises MainstemError where the config or its data are not as they should be."""
     plugin: type[Objective] = registry.load("objectives", config.objective).plugin
-    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
-    pretrained = ref is not None and registry.load("backbones", ref.family).plugin.describe(ref).pretrained
-    suited = plugin.training(pretrained=pretrained)
+    ref, suited = brought(config, plugin)
     made: list[Estimate] = []
     with tempfile.TemporaryDirectory() as folder:
         material = Material(config.data, config.inputs, config.encoding, ref, Path(folder), rows=_ROWS)
@@ -80,27 +83,63 @@ def _of_stage(config: Pretraining, objective: Objective, training: Training) -> 
         network.train()
     stream = objective.stream(_STEPS)
     size = loop.batch_size(training, stream.rows) if stream.rows else 1
-    steps = training.steps or int(training.epochs or 1) * -(-_windows(config, stream.rows or 1) // size)
+    steps = training.steps or int(training.epochs or 1) * -(-_windows(config, objective, stream.rows or 1) // size)
     named = [pair for params in objective.parameters(networks).values() for pair in params.named]
     weights, learned = _bytes(t for network in networks.values() for t in network.state_dict().values()), _bytes(p for _, p in named)
     memory = {"process": _resident() - weights, "weights": weights, "best weights": weights}
-    step, kept = _step_memory(objective, networks, training, _longest(stream, size), _free() - weights)
+    with _Watched() as seen:
+        step, kept = _step_memory(objective, networks, training, _longest(stream, size), _free() - weights)
     memory |= {"gradients": learned, "optimiser": kept, "activations": max(0, step - learned)}
-    checkpoint = 2 * (weights + kept) + weights + learned  # copies, and the bytes of the file
-    peak = sum(memory[name] for name in ("process", "weights", "best weights", "optimiser")) + max(step, checkpoint)
     free, parameters = _free(), sum(p.numel() for _, p in named)
+    peak = _peak(memory, seen.most)
     if peak - memory["process"] > free:
         return Estimate(parameters, memory, peak, free, steps, None, None)
-    seconds = _seconds(objective, networks, training.model_copy(update={"steps": _STEPS, "epochs": None, "batch_size": size}), config.seed)
+    with seen:
+        seconds = _seconds(
+            objective, networks, training.model_copy(update={"steps": _STEPS, "epochs": None, "batch_size": size}), config.seed
+        )
+    peak = _peak(memory, seen.most)
     looked = int(objective.settings.get("looked_at", len(objective.held_out()))) / size
     whole = seconds * (steps + _LOOK * looked * (steps / config.evaluate_every))
     return Estimate(parameters, memory, peak, free, steps, seconds, whole)
 
 
-def _windows(config: Pretraining, seen: int) -> int:
-    """How many examples all the data have, where the first _ROWS rows have `seen`."""
-    rows = sum(1 for _ in Texts(config.data, config.inputs, config.encoding).read()) if config.data else 0
-    return seen if rows <= _ROWS else seen * rows // _ROWS
+def _peak(memory: dict[str, int], seen: int) -> int:
+    """The most that the process will hold: in a step, or while a checkpoint is written. What steps were seen to need beside their
+    tensors (the libraries' own memory, gaps) is added to "process"."""
+    kept, step = memory["weights"] + memory["optimiser"], memory["gradients"] + memory["activations"]
+    memory["process"] += max(0, seen - memory["process"] - kept - step)
+    checkpoint = 2 * kept + memory["best weights"] + memory["gradients"]  # copies, and the bytes of the file
+    return memory["process"] + kept + memory["best weights"] + max(step, checkpoint)
+
+
+class _Watched:
+    """While it is open, `most` follows what this process holds."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def __enter__(self) -> _Watched:
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._closed.wait(0.005):
+            self.most = max(self.most, _resident())
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+
+def _windows(config: Pretraining, objective: Objective, seen: int) -> int:
+    """How many examples all the data have, where those that were looked at have `seen`."""
+    if objective.reads != "text":
+        return seen
+    counts = Counter(file for file, _, _ in Texts(config.data, config.inputs, config.encoding).read())
+    return seen * counts.total() // sum(min(count, _ROWS) for count in counts.values())
 
 
 def _longest(stream: Any, size: int) -> Array:
@@ -110,7 +149,7 @@ def _longest(stream: Any, size: int) -> Array:
     return np.argsort(stream.lengths[np.arange(stream.rows)], kind="stable")[-size:]
 
 
-def _step_memory(objective: Objective, networks: Any, training: Training, indices: Array, free: int) -> tuple[int, int]:
+def _step_memory(objective: Objective, networks: Networks, training: Training, indices: Array, free: int) -> tuple[int, int]:
     """Bytes at the peak of a step beside weights and optimiser, and those that the optimiser keeps."""
     stream = objective.stream(_STEPS)
     batch = loop.tensors(stream.take(indices, np.random.default_rng(0)))
@@ -123,7 +162,7 @@ def _step_memory(objective: Objective, networks: Any, training: Training, indice
     return whole, kept
 
 
-def _tracked(objective: Objective, networks: Any, training: Training, batch: Any) -> tuple[int, int]:
+def _tracked(objective: Objective, networks: Networks, training: Training, batch: Any) -> tuple[int, int]:
     optimisers = {}
     for name, params in objective.parameters(networks).items():
         optimisers[name] = Optimiser(params.named, training, 1e-12)
@@ -133,16 +172,11 @@ def _tracked(objective: Objective, networks: Any, training: Training, batch: Any
     live = _Live(before)
     with live:
         objective.step(networks, batch, optimisers, np.random.default_rng(0))
-    kept = _bytes(t for made in optimisers.values() for t in _tensors(made))
+    kept = sum(array.nbytes for made in optimisers.values() for array in made.state()[1].values())
     for made in optimisers.values():
         for _, p in made.named:
             p.grad = None
     return live.peak - kept, kept
-
-
-def _tensors(optimiser: Optimiser) -> Iterator[torch.Tensor]:
-    for part in optimiser._parts.values():
-        yield from (leaf for leaf in tree_leaves(dict(part.state)) if isinstance(leaf, torch.Tensor))
 
 
 class _Live(TorchDispatchMode):
@@ -173,7 +207,7 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def _seconds(objective: Objective, networks: Any, training: Training, seed: int) -> float:
+def _seconds(objective: Objective, networks: Networks, training: Training, seed: int) -> float:
     """Of one step, on this machine as busy as it is now."""
     moments: list[float] = []
 

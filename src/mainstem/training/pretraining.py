@@ -21,6 +21,7 @@ from mainstem import config as configs
 from mainstem import files, registry
 from mainstem.config import Pretraining, Stage, Training
 from mainstem.contracts import Batch, Info, Material, Objective, Ref, State, Stream
+from mainstem.data.texts import Texts
 from mainstem.errors import MainstemError, MissingExtra
 from mainstem.training import parallel
 from mainstem.training.parallel import Ranks
@@ -58,9 +59,7 @@ def pretrain(
     Started by `torchrun`, the processes share the work, and the first of them writes and speaks.
     """
     module = registry.load("objectives", config.objective)
-    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings) if config.backbone else None
-    pretrained = ref is not None and _described(ref).pretrained
-    suited = module.plugin.training(pretrained=pretrained)
+    ref, suited = brought(config, module.plugin)
     _check(config, module.plugin, suited)
     with parallel.group() as ranks:
         if not ranks.is_first:
@@ -70,10 +69,27 @@ def pretrain(
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
 
 
+def brought(config: Pretraining, objective: type[Objective]) -> tuple[Ref | None, Mapping[str, Any]]:
+    """The backbone that the config names, and the fields of the training that suits the objective with it."""
+    if not config.backbone:
+        return None, objective.training(pretrained=False)
+    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings)
+    module = registry.load("backbones", ref.family)
+    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
+    return ref, objective.training(pretrained=info.pretrained)
+
+
+def never_began(folder: Path) -> bool:
+    """Whether a run left this folder before its first step, by a mistake that was told: it may be started anew in the same place."""
+    return (folder / "asked.json").is_file() and not (folder / "stages").exists()
+
+
 def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str, Any]) -> None:
     """What is wrong in the last stage is told before the first begins."""
     if objective.reads and not config.data:
         raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}s, and there is no data", do="Give DATA.")
+    if objective.reads == "text":
+        Texts(config.data, config.inputs, config.encoding)
     if not objective.reads and config.data:
         raise MainstemError(f"the objective '{config.objective}' makes its own data, and was given some", do="Leave it out.")
     if not objective.reads and config.backbone and registry.resolve(config.backbone).folder is None:
@@ -89,12 +105,6 @@ def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str,
             raise MainstemError(
                 f"stage {number} of this pretraining would never end", do="Say how long it is with --steps, or in its training."
             )
-
-
-def _described(ref: Ref) -> Info:
-    module = registry.load("backbones", ref.family)
-    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
-    return info
 
 
 class _Run:
@@ -220,6 +230,9 @@ class _Run:
                 raise MainstemError(
                     "the config differs from that of the run to resume", where=str(self.folder), do=difference(before, asked)
                 )
+        else:
+            for left in ("tokens", "tokenizer.json"):  # of a start that never began
+                files.remove(self.folder / left)
         files.write_json(place, asked)
         configs.write(self.folder / "config.yaml", self.config)
         self.before = max((line["seconds"] for line in self._told()), default=0.0)
@@ -227,7 +240,7 @@ class _Run:
     @staticmethod
     def _until(asked: Mapping[str, Any], begun: int) -> dict[str, Any]:
         """What was asked for, without the stages that have not begun: those may be changed, and others added, on resuming."""
-        return {**asked, "stages": asked["stages"][:begun]}
+        return {**asked, "stages": asked.get("stages", [{}])[:begun]}
 
     def _told(self) -> list[dict[str, Any]]:
         """The lines of the log; a torn one, which a kill may leave, is none."""
