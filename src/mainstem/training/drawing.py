@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ def png(draw: Callable[[Any], None], width: float = 6.4, height: float = 4.4) ->
         from matplotlib.figure import Figure
     except ImportError:
         return b""
-    with warnings.catch_warnings(), rc_context({"font.family": ["DejaVu Sans", *_cjk_fonts(font_manager)]}):
+    families = ["DejaVu Sans", *_cjk_fonts(font_manager)]
+    with warnings.catch_warnings(), rc_context({"font.family": families}), _quiet("matplotlib.font_manager"):
         warnings.simplefilter("ignore", UserWarning)  # characters that no installed font has are drawn as boxes
         figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
@@ -29,6 +32,18 @@ def png(draw: Callable[[Any], None], width: float = 6.4, height: float = 4.4) ->
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """No remarks of this logger: which weight of a font stands in for another is nobody's concern."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cjk_fonts(manager: Any) -> list[str]:
