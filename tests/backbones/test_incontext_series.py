@@ -13,12 +13,12 @@ from mainstem.errors import MainstemError
 from mainstem.modalities import _continuations
 
 
-def rows(months=60, horizon=0):
+def rows(months=96):
     rng = np.random.default_rng(0)
     return [
         {"store": store, "date": f"{2014 + t // 12}-{t % 12 + 1:02d}", "value": level + 0.3 * t + 9 * np.sin(t / 6 * np.pi) + rng.normal()}
         for store, level in (("a", 50), ("b", 4e5))
-        for t in range(months + horizon)
+        for t in range(months)
     ]
 
 
