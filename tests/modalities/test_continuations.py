@@ -142,6 +142,17 @@ def test_any_series_is_read(values):
     assert reading.arrays["future"].shape == (1, CANDIDATES, 32)
 
 
+def test_many_are_read_in_parts_and_none_too(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((7, 60))
+    whole = Reading.of(x, 20)
+    monkeypatch.setattr(made, "_AT_ONCE", 130)
+    parts = Reading.of(x, 20)
+    for name, array in whole.arrays.items():
+        np.testing.assert_allclose(parts.arrays[name], array, atol=1e-5)
+    np.testing.assert_allclose(parts.base, whole.base)
+    assert Reading.of(x[:0], 20).arrays["future"].shape == (0, CANDIDATES, 32)
+
+
 def test_only_the_last_steps_are_read():
     x = np.random.default_rng(0).standard_normal((1, made.CONTEXT + 500))
     long, cut = Reading.of(x, 16), Reading.of(x[:, 500:], 16)

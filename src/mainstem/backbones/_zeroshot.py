@@ -13,6 +13,7 @@ from mainstem.modalities._continuations import Reading
 from mainstem.pretrained import Network
 
 NAME = "series"
+_AT_ONCE = 256  # series answered in one pass
 
 
 def forecast(values: Array, horizon: int, levels: Sequence[float], network: Network | None = None) -> Array:
@@ -27,8 +28,9 @@ def forecast(values: Array, horizon: int, levels: Sequence[float], network: Netw
 
 def answered(network: Network, arrays: Arrays) -> Array:
     """The network's answer [n, h, q] float64, in units of the reading."""
-    (quantiles,) = pretrained.session(network.graph).run(["quantiles"], dict(arrays))
-    return np.asarray(quantiles, np.float64)
+    session, rows = pretrained.session(network.graph), len(arrays["summary"])
+    parts = [{name: array[i : i + _AT_ONCE] for name, array in arrays.items()} for i in range(0, max(1, rows), _AT_ONCE)]
+    return np.concatenate([session.run(["quantiles"], part)[0] for part in parts]).astype(np.float64)
 
 
 def mixing(network: Network, levels: Sequence[float]) -> Array:

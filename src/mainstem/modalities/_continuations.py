@@ -25,6 +25,7 @@ CALENDAR = (4, 7, 12, 24, 48, 52, 96, 144, 168, 365)  # periods that series ofte
 _CYCLES = 8
 _ORIGINS, _BACK = 3, 48  # of the trial on known steps: how often, and most steps each
 _ROWS = 400  # most equations of an autoregression
+_AT_ONCE = 1 << 17  # steps of series that are read together
 _REACH = 60.0  # units; what lies beyond is cut
 
 
@@ -45,12 +46,15 @@ class Reading:
         """Series [n, l] with NaN for steps that are missing or before the start → what is read of the last CONTEXT steps, for the
         `horizon` next ones (rounded up to whole patches). How a series is read does not depend on the others."""
         values = np.asarray(values, np.float64)[:, -CONTEXT:]
+        if not len(values):  # the shapes of one
+            one = cls.of(np.zeros((1, values.shape[1])), horizon)
+            return cls({name: array[:0] for name, array in one.arrays.items()}, one.base[:0], one.unit[:0], one.floor[:0])
         seen = np.isfinite(values)
         start = np.where(seen.any(axis=1), seen.argmax(axis=1), values.shape[1] - 1)
-        groups = [np.flatnonzero(start == first) for first in np.unique(start)]
+        groups = [rows for first in np.unique(start) for rows in _chunks(np.flatnonzero(start == first), values.shape[1])]
+        if len(groups) < 2 and not start.any():
+            return _read(values, horizon)
         parts = [_read(values[rows, start[rows[0]] :], horizon) for rows in groups]
-        if len(parts) == 1 and not start[0]:
-            return parts[0]
         order = np.argsort(np.concatenate(groups), kind="stable")
         patches = -(-values.shape[1] // PATCH)
         for part in parts:
@@ -126,6 +130,12 @@ def _read(values: Array, horizon: int) -> Reading:
     }
     floor = np.where(np.where(seen, values, 0.0).min(axis=1, keepdims=True) >= 0, 0.0, -np.inf)
     return Reading({name: array.astype(np.float32) for name, array in arrays.items()}, base * size, unit * size, floor)
+
+
+def _chunks(rows: Array, length: int) -> list[Array]:
+    """The rows in parts that are read at once, so that memory does not grow with their number."""
+    size = max(1, _AT_ONCE // length)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _patches(channels: Array) -> Array:
