@@ -259,7 +259,7 @@ def settled(layout: Any, made: Sequence[Any], found: Spans, notes: list[str]) ->
         notes.append(f"the season is {season} steps (--season overrides)" if season > 1 else "no season was found (--season says one)")
     window = layout.window
     if window < 1:
-        longest = max((len(values) for values in known), default=0) - layout.horizon
+        longest = max((len(whole.grid.values) for whole in made), default=0)  # what a forecast may one day begin with
         window = int(np.clip(longest, SHORTEST_WINDOW, LONGEST_WINDOW))
     return replace(layout, season=season, window=window)
 
