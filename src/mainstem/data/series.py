@@ -251,7 +251,7 @@ def spans(made: Sequence[Any], horizon: int, valid: float, test: float) -> Spans
 
 
 def settled(layout: Any, made: Sequence[Any], found: Spans, notes: list[str]) -> Any:
-    """The layout with season and window, where these are 0: by the values before the validation part."""
+    """The layout with season (by the values before the validation part) and window (the longest series), where these are 0."""
     known = [whole.grid.values[:end, 0] for whole, end in zip(made, found.valid, strict=True)]
     season = layout.season
     if season < 1:
