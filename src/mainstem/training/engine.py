@@ -34,7 +34,7 @@ CHOSEN = "engine.json"
 @dataclass(frozen=True)
 class Speed:
     """What was measured at the start. `limit`: floating-point operations a second of a large matrix product; `work`: those of one
-    padded token of a step, forward and back; `seconds`: of one step by precision."""
+    padded token of a step, forward and back; `seconds`: of the processor, of one step by precision."""
 
     precision: str
     limit: float
@@ -157,12 +157,12 @@ class Engine:
         held = [(b, b.clone()) for network in self.networks.values() for b in network.buffers()]
         rng = np.random.default_rng(0)
 
-        def once() -> float:
-            start = time.perf_counter()
+        def once() -> float:  # in processor seconds, which other programs on the machine disturb little
+            start = time.process_time()
             for optimiser in self.optimisers.values():
                 optimiser.part(last=False)
             self.task.step(self.networks, batch, self.optimisers, rng)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
         try:
             counter = FlopCounterMode(display=False)
