@@ -20,6 +20,7 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## the figures in benchmarks/, measured again; those on data and backbones need DATA=, MINILM=, E5=, EFFICIENTNET=
 	$(BIN)/python benchmarks/seal.py
 	$(BIN)/python benchmarks/start.py --json benchmarks/start.json
+	$(BIN)/python benchmarks/generation.py --json benchmarks/generation.json
 	$(BIN)/python benchmarks/pictures.py $(if $(and $(DATA),$(EFFICIENTNET)),--data "$(DATA)" --efficientnet "$(EFFICIENTNET)") --json benchmarks/pictures.json
 	$(if $(DATA),$(BIN)/python benchmarks/tables.py --data "$(DATA)/tables" --json benchmarks/tables.json)
 	$(if $(and $(DATA),$(MINILM),$(E5)),$(BIN)/python benchmarks/text.py --data "$(DATA)" --minilm "$(MINILM)" --e5 "$(E5)" --json benchmarks/text.json)

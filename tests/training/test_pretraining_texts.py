@@ -222,7 +222,7 @@ def test_a_run_that_never_began_is_started_anew_in_its_place(data, tmp_path):
     with pytest.raises(MainstemError, match="none of the"):
         pretrain(data, tmp_path / "run", **{"settings.held_out": 0.0}, **mistake)
     again = pretrain(data, tmp_path / "run")
-    assert json.loads((again.backbone / "config.json").read_text())["vocab_size"] == 400
+    assert json.loads((again.backbone / "config.json").read_text())["vocab_size"] > 300  # its own tokenizer
     with pytest.raises(MainstemError, match="exists already"):
         pretrain(data, tmp_path / "run")
 

@@ -61,7 +61,8 @@ def load(module: Any, ref: Ref) -> Any:
     except (OSError, SafetensorError) as error:
         raise MainstemError(f"the weights cannot be read: {error}", where=str(path)) from error
     except RuntimeError as error:
-        raise MainstemError(f"the weights are of another network: {' '.join(str(error).split())}", where=str(path)) from error
+        first = [line.strip() for line in str(error).splitlines() if line.strip()][:2][-1]  # of what may be a line a tensor
+        raise MainstemError(f"the weights are of another network: {first}", where=str(path)) from error
     return module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +71,7 @@ def _plan(path: str, targets: Sequence[str]) -> None:
     config = api.configure(path, list(targets), None, {"allow_leak": True})
     data = preparing.prepare(config)
     candidates, notes = plan.candidates(config, data)
-    print(f"task: {data.name} of {', '.join(t.name for t in data.schema.targets)}")
+    print(f"task: {data.name}{_of(t.name for t in data.schema.targets)}")
     print(f"rows: {', '.join(f'{len(rows):,} {part}' for part, rows in data.parts.items())}")
     print(f"candidates: {', '.join(c.name for c in candidates)}")
     for told in [*data.notes, *notes]:
@@ -90,7 +90,7 @@ def _model(folder: Path) -> None:
     contents = artifact.read(folder)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     print(f"{folder}: a model of format {artifact.FORMAT}, {size / 2**20:.1f} MiB")
-    print(f"task: {contents.task} of {', '.join(t.name for t in contents.schema.targets)}{_labels(contents.state.json.get('labels'))}")
+    print(f"task: {contents.task}{_of(t.name for t in contents.schema.targets)}{_labels(contents.state.json.get('labels'))}")
     for each in contents.inputs:
         read_by = f" > {each.backbone}" + (f" ({each.adapt})" if each.adapt else "") if each.backbone else ""
         print(f"input {each.name} ({each.modality}){read_by}: {_listed(each.columns)}")
@@ -102,6 +102,12 @@ def _model(folder: Path) -> None:
     _sealed(folder)
     wrong = files.broken(folder)
     print("what looks wrong: " + ("; ".join(wrong) if wrong else "nothing, every file is as it was sealed"))
+
+
+def _of(targets: Iterable[str]) -> str:
+    """ " of a, b"; nothing for a task without a target."""
+    names = ", ".join(targets)
+    return f" of {names}" if names else ""
 
 
 def _labels(labels: Sequence[Any] | None) -> str:
@@ -142,7 +148,7 @@ def _unfinished(folder: Path) -> None:
     settings = config.build(config.read(folder / "config.yaml"), str(folder / "config.yaml"))
     done = sorted(p.parent.parent.name for p in folder.glob("candidates/*/part-*/result.json"))
     print(f"{folder}: an unfinished run on {settings.data.path or 'a DataFrame'}")
-    print(f"task: {settings.task} of {', '.join(settings.data.targets)}")
+    print(f"task: {settings.task}{_of(settings.data.targets)}")
     print(f"candidates: {', '.join(c.name for c in settings.candidates)}; fits done: {len(done)}")
     note("The same command with --resume goes on with it.")
 

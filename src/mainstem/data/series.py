@@ -251,7 +251,7 @@ def spans(made: Sequence[Any], horizon: int, valid: float, test: float) -> Spans
 
 
 def settled(layout: Any, made: Sequence[Any], found: Spans, notes: list[str]) -> Any:
-    """The layout with season and window, where these are 0: by the values before the validation part."""
+    """The layout with season (by the values before the validation part) and window (the longest series), where these are 0."""
     known = [whole.grid.values[:end, 0] for whole, end in zip(made, found.valid, strict=True)]
     season = layout.season
     if season < 1:
@@ -259,7 +259,7 @@ def settled(layout: Any, made: Sequence[Any], found: Spans, notes: list[str]) ->
         notes.append(f"the season is {season} steps (--season overrides)" if season > 1 else "no season was found (--season says one)")
     window = layout.window
     if window < 1:
-        longest = max((len(values) for values in known), default=0) - layout.horizon
+        longest = max((len(whole.grid.values) for whole in made), default=0)  # what a forecast may one day begin with
         window = int(np.clip(longest, SHORTEST_WINDOW, LONGEST_WINDOW))
     return replace(layout, season=season, window=window)
 

@@ -100,7 +100,7 @@ def _read(values: Array, horizon: int) -> Reading:
     steps = -(-horizon // PATCH) * PATCH
     told = candidates(x, start, found, steps)
     errors = _trial(x, seen, found)
-    least = np.maximum(errors.min(axis=1, keepdims=True), np.where(flat, 0.001, 0.01) * spread)
+    least = np.maximum(errors.min(axis=1, keepdims=True), 0.01 * spread)
     share = np.power(least / np.maximum(errors, least), 3.0)
     share = share / share.sum(axis=1, keepdims=True)
     base = (share[:, :, None] * told).sum(axis=1)
@@ -128,6 +128,7 @@ def _read(values: Array, horizon: int) -> Reading:
         "width": _widths(x, start, found[:, 0], steps),
         "summary": np.clip(np.concatenate(summary, axis=1), -12.0, 12.0),
     }
+    unit = np.where(flat, 0.01 * unit, unit)  # what never moved is told to stay, within a hair
     floor = np.where(np.where(seen, values, 0.0).min(axis=1, keepdims=True) >= 0, 0.0, -np.inf)
     return Reading({name: array.astype(np.float32) for name, array in arrays.items()}, base * size, unit * size, floor)
 
