@@ -24,6 +24,10 @@ bench: $(READY)  ## the figures in benchmarks/, measured again; those on data an
 	$(BIN)/python benchmarks/pictures.py $(if $(and $(DATA),$(EFFICIENTNET)),--data "$(DATA)" --efficientnet "$(EFFICIENTNET)") --json benchmarks/pictures.json
 	$(if $(DATA),$(BIN)/python benchmarks/tables.py --data "$(DATA)/tables" --json benchmarks/tables.json)
 	$(if $(and $(DATA),$(MINILM),$(E5)),$(BIN)/python benchmarks/text.py --data "$(DATA)" --minilm "$(MINILM)" --e5 "$(E5)" --json benchmarks/text.json)
+	$(if $(DATA),$(BIN)/python benchmarks/forecasting.py --data "$(DATA)/series/forecasting" --json benchmarks/forecasting.json)
+	$(if $(DATA),$(BIN)/python benchmarks/etth1.py --data "$(DATA)/series/forecasting_multivariate/ETTh1.csv" --json benchmarks/etth1.json)
+	$(if $(DATA),$(BIN)/python benchmarks/series_classification.py --data "$(DATA)/series/classification" --json benchmarks/series_classification.json)
+	$(if $(DATA),$(BIN)/python benchmarks/series_anomaly.py --data "$(DATA)/series/anomaly" --json benchmarks/series_anomaly.json)
 
 torture: $(READY)  ## the full counts of tests/reliability, with result files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture tests/reliability

@@ -110,12 +110,7 @@ class Comparison:
         """The (train, valid) pairs that candidates are compared on."""
         train, valid = self.data.parts["train"], self.data.parts["valid"]
         known = np.concatenate([train, valid])
-        few = (
-            len(known) < self.config.split.folds_below
-            and not self.config.data.valid
-            and not self.config.data.time
-            and self.data.times is None
-        )
+        few = len(known) < self.config.split.folds_below and not self.config.data.valid and not self.data.by_time
         if not few or len(self.candidates) == 1:
             return [(train, valid)]
         try:

@@ -53,7 +53,7 @@ IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: i
 # What is compared on series by task, the simplest first, as far as it is there: families NAME_series.
 SERIES = {
     "forecasting": ("naive", "incontext", "linear", "trees", "gru"),
-    "classification": ("statistics", "kernels", "cnn"),
+    "classification": ("kernels", "statistics", "cnn"),
     "anomaly": ("neighbours",),
 }
 PREDICTED = {"anomaly": "neighbours"}  # tasks that a predictor of tables does, and no network

@@ -36,6 +36,7 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     times: Array | None = None  # by row, where they are windows of series: when each begins to forecast
+    by_time: bool = False  # whether the parts follow each other in time
     noun: str = "rows"
 
     def raw(self, rows: Sequence[int] | Array) -> Rows:
@@ -117,7 +118,9 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     findings = leaks.check(schema, table, numbered, parts, groups=groups, times=times, given_files=bool(given))
     leaks.stop(findings, config.split.allow_leak)
     said = [*(f.sentence for f in (*findings.certain, *findings.suspicious)), *findings.notes]
-    return Prepared(task, inferred.task, schema, table, files, source_of, parts, groups, together, inferred.roles, notes, said)
+    return Prepared(
+        task, inferred.task, schema, table, files, source_of, parts, groups, together, inferred.roles, notes, said, by_time=bool(data.time)
+    )
 
 
 def _number(rows: Rows, index: int) -> int:

@@ -176,6 +176,7 @@ def forecasts(config: Config, main: Rows, others: Mapping[str, Rows]) -> Any:
         False,
         notes=notes,
         times=np.array([w.origin for w in windows]),
+        by_time=True,
         noun="windows",
     )
 
