@@ -524,14 +524,15 @@ class Material:
     """What a pretraining run was given beside the settings of its objective.
 
     data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
-    objective's own network; folder: that of the run, for what is made of the data; rows: of the data, at most, 0 for all;
-    say: notes; stopped: whether to end.
+    objective's own network; towers: backbones by modality, where one was asked for each; folder: that of the run, for what is made of
+    the data; rows: of the data, at most, 0 for all; say: notes; stopped: whether to end.
     """
 
     data: str = ""
     inputs: tuple[str, ...] = ()
     encoding: str = ""
     backbone: Ref | None = None
+    towers: Mapping[str, Ref] = field(default_factory=dict)
     folder: Path = Path()
     rows: int = 0
     say: Callable[[str], None] = lambda text: None
@@ -560,7 +561,8 @@ class Stream(Protocol):
 class Objective(Task):
     """What a backbone is pretrained for: a task whose artifact is the backbone. It has `networks`, `forward` and `loss`, and these."""
 
-    reads: ClassVar[str] = ""  # the modality of DATA; "" makes its own
+    reads: ClassVar[str] = ""  # what DATA holds, in a word or two; "" makes its own
+    in_parts: ClassVar[bool] = False  # where `batch_coupled`: whether it computes features in batch.meta["parts"] parts by itself
 
     @classmethod
     def training(cls, *, pretrained: bool) -> Mapping[str, Any]:
@@ -581,6 +583,10 @@ class Objective(Task):
     def size(self, batch: Any) -> float:
         """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
         return float(batch.examples)
+
+    def measure(self, output: Mapping[str, Any], batch: Any) -> dict[str, float]:
+        """Figures of a held-out batch beside its loss, each a mean over its examples."""
+        return {}
 
     def figures(self, loss: float) -> dict[str, float]:
         """What a held-out loss means, by name: perplexity, bits per byte, …"""
