@@ -120,7 +120,7 @@ class _Reporter:
 
 def _unit(figures: Mapping[str, Any]) -> str:
     """What a step is counted in: where the data has no rows, it is one batch."""
-    return "tokens" if figures.get("tokens") else "rows" if figures["rows"] > 1 else "batches"
+    return "tokens" if figures.get("tokens") else "rows" if figures.get("rows", 1) > 1 else "batches"
 
 
 _NAMES = {"valid": "held-out", "bits_per_byte": "bits/byte", "tokens_per_second": "tokens/s", "of_limit": "of the limit"}
