@@ -572,6 +572,10 @@ class Objective(Task):
     def open(self, material: Material) -> None:
         """Take up what the run was given, before anything else is asked of it. Raises MainstemError where that does not fit."""
 
+    def whole(self) -> int:
+        """How many rows all of DATA has, where `open` took up but the first of them (Material.rows)."""
+        return 0
+
     def stream(self, length: int) -> Stream:
         """What is learned from; `length`: batches between two looks at held-out data."""
         raise TypeError(f"{type(self).__name__} has no stream")

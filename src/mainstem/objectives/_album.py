@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def opened(listed: Listed, material: Material, held_out: float) -> tuple[Album, 
 def _parted(listed: Listed, material: Material, held_out: float) -> dict[str, list[int]]:
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     broken: list[str] = []
-    for number, name in enumerate(listed.names):
+    for number, name in enumerate(islice(listed.names, material.rows or None)):
         if number % _ASKED == 0 and material.stopped():
             raise KeyboardInterrupt
         try:

@@ -1,7 +1,7 @@
 """Where the pairs of the contrastive objective come from: one text or picture seen twice, two texts, a text and a picture.
 
 Each kind is a class with `towers` (which backbone reads the first and which the second of a pair), `read` (backbones as they are now
-known, by tower), `sizes`, `lengths` (of the texts to learn from, where there are some) and `take`.
+known, by tower), `sizes`, `whole`, `lengths` (of the texts to learn from, where there are some) and `take`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TextViews:
 
     def __init__(self, texts: Texts, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
         self.reader = Reader(ref, texts, material, float(settings["held_out"]), int(settings["length"]))
-        self.read = {"text": self.reader}
+        self.read, self.texts = {"text": self.reader}, texts
         self.cut = settings["views"] == "parts"
         self.parts = _tokens(texts, self.reader.tokenise, self.reader, self.reader.room, material, float(settings["held_out"]))
 
@@ -45,6 +45,10 @@ class TextViews:
     def sizes(self) -> tuple[int, int]:
         """How many texts there are to learn from, and held out."""
         return len(self.parts[0]), len(self.parts[1])
+
+    def whole(self) -> int:
+        """How many rows all of the data has."""
+        return sum(1 for _ in type(self.texts)(self.texts.path, self.texts.columns, self.texts.encoding).read())
 
     @property
     def lengths(self) -> Any:
@@ -71,7 +75,7 @@ class TextPairs:
 
     def __init__(self, texts: Pairs, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
         self.reader = Reader(ref, texts, material, float(settings["held_out"]), int(settings["length"]))
-        self.read = {"text": self.reader}
+        self.read, self.texts = {"text": self.reader}, texts
         self.parts = _tokens(texts, self._tokenise, self.reader, 2 * self.reader.room, material, float(settings["held_out"]))
 
     def _tokenise(self, texts: Sequence[str]) -> list[tuple[Array, Array]]:
@@ -86,6 +90,10 @@ class TextPairs:
     def sizes(self) -> tuple[int, int]:
         """How many pairs there are to learn from, and held out."""
         return len(self.parts[0]), len(self.parts[1])
+
+    def whole(self) -> int:
+        """How many rows all of the data has."""
+        return sum(1 for _ in type(self.texts)(self.texts.path, self.texts.columns, self.texts.encoding).read())
 
     @property
     def lengths(self) -> Any:
@@ -113,6 +121,10 @@ class PictureViews:
     def sizes(self) -> tuple[int, int]:
         """How many pictures there are to learn from, and held out."""
         return len(self.parts[0]), len(self.parts[1])
+
+    def whole(self) -> int:
+        """How many rows all of the data has."""
+        return len(self.parts[0].listed.names)
 
     def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
         """The pictures at `indices` as they are seen twice; held-out ones always the same way."""
@@ -145,6 +157,10 @@ class Captions:
     def sizes(self) -> tuple[int, int]:
         """How many pairs there are to learn from, and held out."""
         return len(self.parts[0]), len(self.parts[1])
+
+    def whole(self) -> int:
+        """How many rows all of the data has."""
+        return len(self.parts[0].listed.names)
 
     def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
         """The pairs at `indices`; held-out pictures whole."""
@@ -196,9 +212,13 @@ def kind_of(material: Material) -> tuple[str, Any]:
         material.say(note)
     held = pictures.holds_pictures(table)
     if len(held) < 2:
-        return ("pictures", pictures.of_table(table)) if any(held) else ("texts", table)
+        if any(held):
+            return "pictures", pictures.of_table(table)
+        return "texts", Texts(material.data, table.columns, material.encoding, material.rows)
     if len(held) > 2 or all(held):
         raise MainstemError(
             f"a pair is of two texts or of a text and a picture, not of {' and '.join(map(repr, table.columns))}", do="Name two columns."
         )
-    return ("captions", table) if any(held) else ("pairs", Pairs(material.data, material.inputs, material.encoding))
+    if any(held):
+        return "captions", table
+    return "pairs", Pairs(material.data, material.inputs, material.encoding, material.rows)

@@ -78,7 +78,7 @@ class TextObjective(Objective):
                 do=f"Name a backbone: --backbone {self.suggested}, or hf:FOLDER.",
             )
         self.plugin = registry.load("backbones", material.backbone.family).plugin
-        texts = Texts(material.data, material.inputs, material.encoding, material.rows)
+        self.texts = texts = Texts(material.data, material.inputs, material.encoding, material.rows)
         for note in texts.notes:
             material.say(note)
         asked = self.plugin.describe(material.backbone)
@@ -127,6 +127,10 @@ class TextObjective(Objective):
     def around(self) -> int:
         """How many tokens a window has beside those of its text."""
         return 0
+
+    def whole(self) -> int:
+        """How many rows all of the data has."""
+        return sum(1 for _ in Texts(self.texts.path, self.texts.columns, self.texts.encoding).read())
 
     def stream(self, length: int) -> Stream:
         """The windows of the texts to learn from."""

@@ -67,6 +67,10 @@ class Contrastive(Objective):
         self.source, self.kind = source, kind
         self.plugins = {name: registry.load("backbones", read.ref.family).plugin for name, read in source.read.items()}
 
+    def whole(self) -> int:
+        """How many texts, pictures or pairs there are."""
+        return int(self.source.whole())
+
     def stream(self, length: int) -> Stream:
         """The pairs to learn from."""
         return Passes(partial(self.batch, False), self.source.sizes[0], length, self.source.lengths)

@@ -72,6 +72,10 @@ class MaskedImage(Objective):
             listed = pictures.of_table(table)
         self.train, self.looked_at = _album.opened(listed, material, float(self.settings["held_out"]))
 
+    def whole(self) -> int:
+        """How many pictures there are."""
+        return len(self.train.listed.names)
+
     def stream(self, length: int) -> Stream:
         """The pictures to learn from."""
         return Passes(lambda indices, rng: self.batch(self.train, indices, rng), len(self.train), length)
