@@ -13,7 +13,9 @@ from safetensors.torch import save
 import mainstem as ms
 from mainstem import api, files, registry
 from mainstem.cli import main
+from mainstem.config import Pretraining, parse
 from mainstem.errors import MainstemError
+from mainstem.training import estimate
 
 WORDS = {"dark": "night coal raven ink shadow 黑色".split(), "light": "snow milk paper cloud salt 白色".split()}
 BERT = {"width": 32, "heads": 2, "layers": 1, "vocab_size": 300, "max_length": 16, "dropout": 0.0}
@@ -206,3 +208,13 @@ def test_mistakes_are_told_before_anything_is_made(folder, tmp_path):
     for number, (change, message) in enumerate(cases):
         with pytest.raises(MainstemError, match=message):
             api.pretrain(config={**tree(folder, "pictures"), **change}, out=tmp_path / str(number))
+
+
+@pytest.mark.parametrize("kind", ["masked", "captions", "pairs"])
+def test_what_a_run_needs_is_told_of_all_its_data(folder, monkeypatch, kind):
+    config = parse(Pretraining, {**tree(folder, kind), "training": {"epochs": 3, "batch_size": 8, "precision": "float32"}})
+    whole = estimate.estimate(config)
+    assert whole.fits
+    assert 3 * 3 <= whole.steps <= 3 * 6  # of 48 rows some are held out
+    monkeypatch.setattr(estimate, "_ROWS", 30)
+    assert estimate.estimate(config).steps == pytest.approx(whole.steps, abs=6)

@@ -85,7 +85,7 @@ class Texts:
         return found
 
     def _what(self) -> str:
-        return {"text": "texts", "image": "pictures or names them"}.get("".join(self.wanted), "texts or pictures")
+        return " or ".join({"text": "texts", "image": "pictures"}[kind] for kind in self.wanted)
 
     def _chosen(self) -> tuple[str, ...]:
         """The one column that is of a kind that is wanted."""
@@ -98,11 +98,11 @@ class Texts:
             name for name, cells in zip(names, zip(*rows, strict=True), strict=True) if kinds.kind_of(cells, path.parent) in self.wanted
         ]
         if len(names) == 1 or len(known) == 1:
-            self.notes.append(f"what is learned from stands in the column '{(known or names)[0]}' (--input overrides)")
+            self.notes.append(f"the {self._what()} are those of the column '{(known or names)[0]}' (--input overrides)")
             return ((known or names)[0],)
         listed = ", ".join(f"'{name}'" for name in known or names)
         raise MainstemError(
-            f"{'several' if known else 'none'} of the columns may be what is learned from ({listed})",
+            f"{'several' if known else 'none'} of the columns may be the {self._what()} ({listed})",
             where=str(path),
             do="Name it: --input COLUMN.",
         )

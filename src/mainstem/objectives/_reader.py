@@ -65,6 +65,6 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def _around(tokenizer: Tokenizer, processor: dict[str, object], state: State) -> tuple[list[int], list[int]]:
     """The ids that the modality puts before and after those of a text."""
-    whole, bare = modality.plugin.tokens(["a"], processor, state)[0], _ids(tokenizer, "a")  # type: ignore[attr-defined]
+    whole, bare = modality.plugin.tokens(["a"], processor, state)[0], _ids(tokenizer, "a")
     first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
     return whole[:first], whole[first + len(bare) :]
