@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -60,6 +61,13 @@ class Texts:
             skipped = row if number == file else 0
             for done, (line, cells) in enumerate(islice(self._rows(path, self.columns), skipped, self.most or None), skipped + 1):
                 yield number, done, [text for cell in cells if (text := _text(cell, path, line))]
+
+    def taken(self) -> float:
+        """The share of all rows that are read, where those of a file are at most `most`."""
+        if not self.most:
+            return 1.0
+        counts = Counter(file for file, _, _ in Texts(self.path, self.columns, self.encoding).read())
+        return sum(min(count, self.most) for count in counts.values()) / max(1, counts.total())
 
     def size(self) -> int:
         """Bytes of all files."""

@@ -28,6 +28,7 @@ class Album:
 
     listed: Listed
     indices: Array
+    taken: float = 1.0  # the share of all that were looked at
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -65,7 +66,8 @@ def opened(listed: Listed, material: Material, held_out: float) -> tuple[Album, 
     else:
         index = _parted(listed, material, held_out)
         files.write_json(place, {"asked": asked, **index})
-    train, looked_at = (Album(listed, np.array(index[part], np.int64)) for part in PARTS)
+    taken = min(1.0, material.rows / max(1, len(listed.names))) if material.rows else 1.0
+    train, looked_at = (Album(listed, np.array(index[part], np.int64), taken) for part in PARTS)
     if not len(train):
         raise MainstemError("there is no picture to learn from", where=material.data)
     if not len(looked_at):

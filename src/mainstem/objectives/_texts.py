@@ -128,9 +128,9 @@ class TextObjective(Objective):
         """How many tokens a window has beside those of its text."""
         return 0
 
-    def whole(self) -> int:
-        """How many rows all of the data has."""
-        return sum(1 for _ in Texts(self.texts.path, self.texts.columns, self.texts.encoding).read())
+    def taken(self) -> float:
+        """The share of the rows that were read."""
+        return self.texts.taken()
 
     def stream(self, length: int) -> Stream:
         """The windows of the texts to learn from."""

@@ -67,9 +67,9 @@ class Contrastive(Objective):
         self.source, self.kind = source, kind
         self.plugins = {name: registry.load("backbones", read.ref.family).plugin for name, read in source.read.items()}
 
-    def whole(self) -> int:
-        """How many texts, pictures or pairs there are."""
-        return int(self.source.whole())
+    def taken(self) -> float:
+        """The share of the rows or pictures that were looked at."""
+        return float(self.source.taken())
 
     def stream(self, length: int) -> Stream:
         """The pairs to learn from."""
