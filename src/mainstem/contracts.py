@@ -545,6 +545,7 @@ class Objective(Task):
 
     reads: ClassVar[str] = ""  # what DATA holds, in a word or two; "" makes its own
     in_parts: ClassVar[bool] = False  # where `batch_coupled`: whether it computes features in batch.meta["parts"] parts by itself
+    taken: float = 1.0  # the share of the rows of DATA that `open` took up, where it was told to take but the first (Material.rows)
 
     @classmethod
     def training(cls, *, pretrained: bool) -> Mapping[str, Any]:
@@ -553,10 +554,6 @@ class Objective(Task):
 
     def open(self, material: Material) -> None:
         """Take up what the run was given, before anything else is asked of it. Raises MainstemError where that does not fit."""
-
-    def taken(self) -> float:
-        """The share of the rows of DATA that `open` took up, where it was told to take but the first (Material.rows)."""
-        return 1.0
 
     def stream(self, length: int) -> Stream:
         """What is learned from; `length`: batches between two looks at held-out data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class Source:
 
     towers: ClassVar[tuple[str, str]]
 
-    def __init__(self, read: Mapping[str, Reader | Eye], parts: tuple[Any, Any], taken: Callable[[], float], lengths: Any = None) -> None:
+    def __init__(self, read: Mapping[str, Reader | Eye], parts: tuple[Any, Any], taken: float, lengths: Any = None) -> None:
         self.read, self.parts, self.taken, self.lengths = read, parts, taken, lengths
         self.sizes = (len(parts[0]), len(parts[1]))
 
@@ -54,7 +54,7 @@ class TextViews(Source):
         self.cut = settings["views"] == "parts"
         self.reader = Reader(ref, texts, material, float(settings["held_out"]), int(settings["length"]))
         parts = _tokens(texts, self.reader.tokenise, self.reader, self.reader.room, material, float(settings["held_out"]))
-        super().__init__({"text": self.reader}, parts, texts.taken, parts[0].lengths)
+        super().__init__({"text": self.reader}, parts, texts.taken(), parts[0].lengths)
 
     def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
         """The texts at `indices` as they are seen twice."""
@@ -77,7 +77,7 @@ class TextPairs(Source):
     def __init__(self, texts: Pairs, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
         self.reader = Reader(ref, texts, material, float(settings["held_out"]), int(settings["length"]))
         parts = _tokens(texts, self._tokenise, self.reader, 2 * self.reader.room, material, float(settings["held_out"]))
-        super().__init__({"text": self.reader}, parts, texts.taken, parts[0].lengths)
+        super().__init__({"text": self.reader}, parts, texts.taken(), parts[0].lengths)
 
     def _tokenise(self, texts: Sequence[str]) -> list[tuple[Array, Array]]:
         halves = [self.reader.tokenise([text.split(BETWEEN)[side] for text in texts]) for side in (0, 1)]
@@ -101,7 +101,7 @@ class PictureViews(Source):
     def __init__(self, listed: Listed, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
         self.eye = Eye(ref, settings)
         parts = _album.opened(listed, material, float(settings["held_out"]))
-        super().__init__({"image": self.eye}, parts, lambda: parts[0].taken)
+        super().__init__({"image": self.eye}, parts, parts[0].taken)
 
     def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
         """The pictures at `indices` as they are seen twice; held-out ones always the same way."""
@@ -127,7 +127,7 @@ class Captions(Source):
         texts = Texts(material.data, [table.columns[pictures.holds_pictures(table).index(False)]], material.encoding, material.rows)
         self.reader = Reader(refs["text"], texts, material, float(settings["held_out"]), int(settings["length"]))
         parts = _album.opened(listed, material, float(settings["held_out"]))
-        super().__init__({"text": self.reader, "image": self.eye}, parts, lambda: parts[0].taken)
+        super().__init__({"text": self.reader, "image": self.eye}, parts, parts[0].taken)
 
     def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
         """The pairs at `indices`; held-out pictures whole."""

@@ -78,7 +78,7 @@ class TextObjective(Objective):
                 do=f"Name a backbone: --backbone {self.suggested}, or hf:FOLDER.",
             )
         self.plugin = registry.load("backbones", material.backbone.family).plugin
-        self.texts = texts = Texts(material.data, material.inputs, material.encoding, material.rows)
+        texts = Texts(material.data, material.inputs, material.encoding, material.rows)
         for note in texts.notes:
             material.say(note)
         asked = self.plugin.describe(material.backbone)
@@ -92,7 +92,7 @@ class TextObjective(Objective):
         self.pad = int(self.info.processor.get("pad", 0))
         self.check()
         folder = self._token_files(texts, hashlib.sha256(data).hexdigest(), material)
-        self.train, self.looked_at = Tokens(folder, "train"), Tokens(folder, "held_out")
+        self.train, self.looked_at, self.taken = Tokens(folder, "train"), Tokens(folder, "held_out"), texts.taken()
         material.say(f"to learn from: {token_files.summary(self.train.counts)}; held out: {token_files.summary(self.looked_at.counts)}")
 
     def _token_files(self, texts: Texts, tokenizer: str, material: Material) -> Path:
@@ -127,10 +127,6 @@ class TextObjective(Objective):
     def around(self) -> int:
         """How many tokens a window has beside those of its text."""
         return 0
-
-    def taken(self) -> float:
-        """The share of the rows that were read."""
-        return self.texts.taken()
 
     def stream(self, length: int) -> Stream:
         """The windows of the texts to learn from."""

@@ -64,12 +64,8 @@ class Contrastive(Objective):
             ref = _one(material, "vit" if kind == "pictures" else "bert")
             family = {"texts": _pairs.TextViews, "pairs": _pairs.TextPairs, "pictures": _pairs.PictureViews}[kind]
             source = family(data, ref, material, self.settings)
-        self.source, self.kind = source, kind
+        self.source, self.kind, self.taken = source, kind, source.taken
         self.plugins = {name: registry.load("backbones", read.ref.family).plugin for name, read in source.read.items()}
-
-    def taken(self) -> float:
-        """The share of the rows or pictures that were looked at."""
-        return float(self.source.taken())
 
     def stream(self, length: int) -> Stream:
         """The pairs to learn from."""

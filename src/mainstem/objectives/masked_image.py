@@ -71,10 +71,7 @@ class MaskedImage(Objective):
                 )
             listed = pictures.of_table(table)
         self.train, self.looked_at = _album.opened(listed, material, float(self.settings["held_out"]))
-
-    def taken(self) -> float:
-        """The share of the pictures that were looked at."""
-        return self.train.taken
+        self.taken = self.train.taken
 
     def stream(self, length: int) -> Stream:
         """The pictures to learn from."""

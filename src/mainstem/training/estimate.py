@@ -81,7 +81,7 @@ def _of_stage(config: Pretraining, objective: Objective, training: Training) -> 
         network.train()
     stream = objective.stream(_STEPS)
     size = loop.batch_size(training, stream.rows) if stream.rows else 1
-    steps = training.steps or int(training.epochs or 1) * -(-round((stream.rows or 1) / objective.taken()) // size)
+    steps = training.steps or int(training.epochs or 1) * -(-round((stream.rows or 1) / objective.taken) // size)
     named = [pair for params in objective.parameters(networks).values() for pair in params.named]
     weights, learned = _bytes(t for network in networks.values() for t in network.state_dict().values()), _bytes(p for _, p in named)
     memory = {"process": _resident() - weights, "weights": weights, "best weights": weights}
