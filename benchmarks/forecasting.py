@@ -150,6 +150,14 @@ def zero_shot_forecasts(each: Set) -> list[np.ndarray]:
     return [forecast(history[None], each.horizon, LEVELS)[0] for history, _ in each.windows()]
 
 
+def rules_forecasts(each: Set) -> list[np.ndarray]:
+    """The mixture of rules that the network weighs and corrects, by itself: a point, no quantiles."""
+    from mainstem.modalities._continuations import Reading
+
+    points = [Reading.of(history[None], each.horizon).base[0, : each.horizon] for history, _ in each.windows()]
+    return [np.repeat(point[:, None], len(LEVELS), axis=1) for point in points]
+
+
 def peer_forecasts(each: Set, most: int = 1500) -> list[np.ndarray]:
     """AutoETS of statsforecast, fitted anew before each window on at most `most` last steps."""
     from statsforecast.models import AutoETS
@@ -163,6 +171,9 @@ def peer_forecasts(each: Set, most: int = 1500) -> list[np.ndarray]:
     return found
 
 
+DIRECT = {"autoets": peer_forecasts, "zero-shot": zero_shot_forecasts, "rules": rules_forecasts}  # forecast without a model of their own
+
+
 def measure(sets: Sequence[Set], model: str, seed: int, report: dict, save: Callable[[], None]) -> None:
     """The figures of one model, set by set; sets that are in the report already are not done again."""
     import tempfile
@@ -173,8 +184,8 @@ def measure(sets: Sequence[Set], model: str, seed: int, report: dict, save: Call
         if each.name in done["sets"]:
             continue
         started, chosen = time.perf_counter(), ""
-        if model in ("autoets", "zero-shot"):
-            forecasts = (peer_forecasts if model == "autoets" else zero_shot_forecasts)(each)
+        if model in DIRECT:
+            forecasts = DIRECT[model](each)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 forecasts, chosen = mainstem_forecasts(each, "" if model == "default" else model, Path(folder) / "run", seed)
@@ -197,7 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
-        "--models", default=",".join((*CANDIDATES, "default")), help="by name; also zero-shot, and autoets, which needs statsforecast"
+        "--models",
+        default=",".join((*CANDIDATES, "default")),
+        help="by name; also zero-shot, rules, autoets (needs statsforecast)",
     )
     parser.add_argument("--sets", default="", help="only these")
     parser.add_argument("--before", type=int, default=0, metavar="N", help="leave out the last N windows of each: to choose settings on")

@@ -225,10 +225,10 @@ class Pretraining(Settings):
     """the columns to learn from; empty: the one that fits"""
     encoding: str = ""
     """of text files; "" detects it"""
-    backbone: str = ""
-    """a reference: bert, gpt, hf:FOLDER to go on from, …"""
+    backbone: str | dict[str, str] = ""
+    """a reference: bert, gpt, vit, hf:FOLDER to go on from, …; where two are trained together, one for each modality"""
     backbone_settings: dict[str, Any] = {}
-    """width, layers, heads, vocab_size, …"""
+    """width, layers, heads, vocab_size, …; where there are two backbones, by modality"""
     settings: dict[str, Any] = {}
     """of the objective, in every stage"""
     training: Training = Training()

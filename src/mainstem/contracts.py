@@ -302,25 +302,20 @@ class Modality(Protocol):
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Value:
         """One raw cell → a typed value, None where it is missing. Raises MainstemError with `what` and `do` (schema.py adds where)."""
-        ...
 
     def fit(self, settings: Mapping[str, Any], values: Sequence[Value]) -> State:
         """What encoding learns from the training values alone."""
-        ...
 
     def encode(
         self, values: Sequence[Value], settings: Mapping[str, Any], state: State, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Typed values → arrays with one row a value. `rng` is handed in while training only: augment, if settings say so."""
-        ...
 
     def decode(self, arrays: Arrays, meta: Meta, settings: Mapping[str, Any], state: State) -> list[Value]:
         """Arrays → typed values, for modalities that can be answers."""
-        ...
 
     def render(self, value: Value, accept: str = "application/json") -> Json | tuple[str, bytes]:
         """A typed value → JSON, or (media type, bytes)."""
-        ...
 
 
 class Backbone(Protocol):
@@ -328,19 +323,15 @@ class Backbone(Protocol):
 
     def describe(self, ref: Ref) -> Info:
         """What it is, without building it (and without importing torch)."""
-        ...
 
     def build(self, ref: Ref) -> Any:
         """The family's OWN nn.Module, weights loaded from ref.folder where there is one."""
-        ...
 
     def forward(self, module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors named like Info.inputs → tensors named like Info.features. Traceable: no branch on values."""
-        ...
 
     def save(self, module: Any, ref: Ref) -> dict[str, bytes | Path]:
         """Files of the family's public format by name; a Path is linked instead of written (weights nobody changed)."""
-        ...
 
 
 class Predictor(Protocol):
@@ -348,7 +339,6 @@ class Predictor(Protocol):
 
     def describe(self, ref: Ref) -> Info:
         """What it is, without fitting it."""
-        ...
 
     def fit(
         self, arrays: Arrays, target: Arrays, kinds: Mapping[str, Any], weights: Array | None, settings: Mapping[str, Any], seed: int
@@ -359,15 +349,12 @@ class Predictor(Protocol):
         of one group must stay together in whatever the predictor compares inside, "times" (float64 [n]) where held-out rows
         must come after the others. For an input that is no table: "input" (its fitted state) and "settings" (of the task).
         """
-        ...
 
     def run(self, state: State, arrays: Arrays) -> Arrays:
         """The library's own answer, named as the graph names it: what the graph is replayed against."""
-        ...
 
     def graphs(self, state: State) -> dict[str, GraphSpec]:
         """{"head": …}: ONNX whose inputs are named INPUT.array ("table.numbers") and whose outputs are the task's."""
-        ...
 
 
 class Runner(Protocol):
@@ -375,7 +362,6 @@ class Runner(Protocol):
 
     def __call__(self, call: Call) -> dict[str, Array | Kept]:
         """The outputs that the call wants by name, and what it keeps as a Kept."""
-        ...
 
 
 class Metric(Protocol):
@@ -383,11 +369,9 @@ class Metric(Protocol):
 
     def rows(self, predictions: Sequence[Prediction], targets: Sequence[Value]) -> Array:
         """Statistics by example, float64 [n, k]."""
-        ...
 
     def reduce(self, stats: Array) -> float:
         """The figure from the statistics of some (resampled) examples."""
-        ...
 
 
 class Task:
@@ -524,14 +508,15 @@ class Material:
     """What a pretraining run was given beside the settings of its objective.
 
     data: a file or a folder, "" where the objective makes its own; inputs: the columns asked for; backbone: None for the
-    objective's own network; folder: that of the run, for what is made of the data; rows: of the data, at most, 0 for all;
-    say: notes; stopped: whether to end.
+    objective's own network; towers: backbones by modality, where one was asked for each; folder: that of the run, for what is made of
+    the data; rows: of the data, at most, 0 for all; say: notes; stopped: whether to end.
     """
 
     data: str = ""
     inputs: tuple[str, ...] = ()
     encoding: str = ""
     backbone: Ref | None = None
+    towers: Mapping[str, Ref] = field(default_factory=dict)
     folder: Path = Path()
     rows: int = 0
     say: Callable[[str], None] = lambda text: None
@@ -550,17 +535,16 @@ class Stream(Protocol):
 
     def __len__(self) -> int:
         """Batches between two looks at held-out data; of held-out data itself its examples."""
-        ...
 
     def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
         """The examples at `indices`, with random parts of the numbers of `rng` alone; without `rng` always the same."""
-        ...
 
 
 class Objective(Task):
     """What a backbone is pretrained for: a task whose artifact is the backbone. It has `networks`, `forward` and `loss`, and these."""
 
-    reads: ClassVar[str] = ""  # the modality of DATA; "" makes its own
+    reads: ClassVar[str] = ""  # what DATA holds, in a word or two; "" makes its own
+    in_parts: ClassVar[bool] = False  # where `batch_coupled`: whether it computes features in batch.meta["parts"] parts by itself
 
     @classmethod
     def training(cls, *, pretrained: bool) -> Mapping[str, Any]:
@@ -569,6 +553,10 @@ class Objective(Task):
 
     def open(self, material: Material) -> None:
         """Take up what the run was given, before anything else is asked of it. Raises MainstemError where that does not fit."""
+
+    def taken(self) -> float:
+        """The share of the rows of DATA that `open` took up, where it was told to take but the first (Material.rows)."""
+        return 1.0
 
     def stream(self, length: int) -> Stream:
         """What is learned from; `length`: batches between two looks at held-out data."""
@@ -581,6 +569,10 @@ class Objective(Task):
     def size(self, batch: Any) -> float:
         """What the loss of a batch is a mean over: parts of a batch are joined by it. Default: its examples."""
         return float(batch.examples)
+
+    def measure(self, output: Mapping[str, Any], batch: Any) -> dict[str, float]:
+        """Figures of a held-out batch beside its loss, each a mean over its examples."""
+        return {}
 
     def figures(self, loss: float) -> dict[str, float]:
         """What a held-out loss means, by name: perplexity, bits per byte, …"""

@@ -64,7 +64,7 @@ def names(kind: str) -> list[str]:
 
 def load(kind: str, name: str) -> ModuleType:
     """The module of one plug-in. An error inside the plug-in surfaces as itself, never as "unknown"."""
-    name = ALIASES.get(name, name) if kind == "tasks" else name
+    name = ALIASES.get(name, name) if kind == "tasks" else name.replace("-", "_") if kind == "objectives" else name
     for entry in _third_party(kind):
         if entry.name == name:
             module: ModuleType = entry.load()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mainstem import registry
 from mainstem.contracts import Material, Objective, Ref, State
@@ -11,14 +12,19 @@ SMALL = {
     "tables": {"width": 16, "heads": 1, "layers": 1, "cells": 200, "context": (8, 12), "asked": 4, "columns": (1, 3)},
     "series": {"width": 16, "heads": 1, "layers": 1, "tokens": 60, "context": (16, 60)},
 }
-BACKBONES = {"mlm": "bert", "clm": "gpt"}
+BACKBONES = {"mlm": "bert", "clm": "gpt", "contrastive": "bert"}
 NETWORK = {"width": 16, "heads": 2, "layers": 1, "vocab_size": 300, "max_length": 16}
 
 
 def given(name, folder):
     """What a run of the objective is given."""
     reads = registry.load("objectives", name).plugin.reads
-    if reads == "text":
+    if reads == "pictures":
+        rng = np.random.default_rng(0)
+        for number in range(12):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number}.png")
+        return Material(str(folder), backbone=Ref("vit", "vit", settings={"size": 16}), folder=folder / "run")
+    if "text" in reads:
         words = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
         lines = [" ".join(words[(i * j) % 10] for j in range(1, 3 + i % 20)) for i in range(80)]
         (folder / "texts.txt").write_text("".join(f"{line}\n" for line in lines))

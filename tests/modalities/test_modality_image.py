@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mainstem.contracts import State
 from mainstem.errors import MainstemError
 from mainstem.modalities import image
 
@@ -153,6 +154,17 @@ def test_augments_with_a_generator_only_and_repeats():
     seen = plugin.encode(values * 5, flipped, state, np.random.default_rng(0))[0]["pixels"]
     mirrored = [np.array_equal(one, plain[0][:, :, ::-1]) for one in seen]
     assert 0 < sum(mirrored) < 20
+
+
+def test_a_view_may_turn_its_hue_or_lose_its_colours():
+    values = [plugin.parse(smooth(50, 60), {})] * 6
+    seen = {}
+    for name, augment in (("plain", {}), ("hue", {"hue": 0.3}), ("grey", {"grey": 1.0})):
+        settings = {"size": [50, 60], "augment": augment, "mean": [0, 0, 0], "std": [1, 1, 1]}
+        seen[name] = plugin.encode(values, settings, State(), np.random.default_rng(3))[0]["pixels"]
+    assert (seen["grey"] == seen["grey"][:, :1]).all()
+    assert len(np.unique(seen["hue"].mean((2, 3)).round(3), axis=0)) >= 4
+    np.testing.assert_allclose(seen["hue"].max(1), seen["plain"].max(1), atol=0.02)  # as bright as it was
 
 
 def test_decode_and_render():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,10 +14,15 @@ from mainstem.errors import MainstemError
 
 
 def command(
-    data: Annotated[str, Argument(metavar="DATA", help="CSV, TSV, JSONL, Parquet or plain text, or a folder of such files")] = "",
+    data: Annotated[
+        str, Argument(metavar="DATA", help="CSV, TSV, JSONL, Parquet or plain text, a folder of such files or of pictures")
+    ] = "",
     out: Annotated[str, Option("-o", "--out", metavar="DIR", help="the run folder; the backbone lies in DIR/backbone")] = "",
     objective: Annotated[str, Option(metavar="NAME", help="`mainstem list objectives`")] = "",
-    backbone: Annotated[str | None, Option(metavar="REF", help="bert, gpt, … from scratch; hf:FOLDER to go on from it")] = None,
+    backbone: Annotated[
+        list[str] | None,
+        Option(metavar="REF", help="bert, gpt, vit, … from scratch; hf:FOLDER to go on from it; of two, MODALITY=REF each"),
+    ] = None,
     inputs: Annotated[list[str] | None, Option("--input", metavar="COL", help="a column to learn from; default: the one that fits")] = None,
     steps: Annotated[int | None, Option(metavar="N")] = None,
     epochs: Annotated[int | None, Option(metavar="N", help="passes over the data")] = None,
@@ -41,7 +47,7 @@ def command(
     if not out:
         raise MainstemError("there is no place for the backbone", do="Name one: -o DIR.")
     given = {
-        "backbone": backbone, "inputs": inputs, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "backbone": _backbones(backbone or []), "inputs": inputs, "steps": steps, "epochs": epochs, "batch_size": batch_size, "lr": lr,
         "optimizer": optimizer, "schedule": schedule, "seed": seed, "training.accumulate": accumulate, "training.precision": precision,
         "training.compile": compile or None,
     }  # fmt: skip
@@ -59,6 +65,16 @@ def command(
     if made.interrupted:
         note("interrupted: the backbone is as it stood; --resume goes on")
     return INTERRUPTED if made.interrupted else 0
+
+
+def _backbones(texts: list[str]) -> str | dict[str, str] | None:
+    """A reference, or one by modality. Raises MainstemError for several without."""
+    found = [re.fullmatch(r"(\w+)=(.+)", text) for text in texts]
+    if len(texts) < 2 and not any(found):
+        return texts[0] if texts else None
+    if not all(found):
+        raise MainstemError("of several backbones each needs its modality", do="For example --backbone text=bert --backbone image=vit.")
+    return {match[1]: match[2] for match in found if match}
 
 
 class _Reporter:
@@ -84,7 +100,7 @@ class _Reporter:
         if "warning" in figures:
             self.say(str(figures["warning"]))
         elif "step" in figures:
-            self._switch(figures["stage"], figures.get("total"), "tokens" if figures.get("tokens") else "batches")
+            self._switch(figures["stage"], figures.get("total"), _unit(figures))
             if figures.get("ended"):
                 self.bar.epoch(figures["step"], _line(figures))
             else:
@@ -102,10 +118,16 @@ class _Reporter:
             self.bar = Progress(f"stage {stage}", total, log_every=1, units=("step", unit)).__enter__()
 
 
+def _unit(figures: Mapping[str, Any]) -> str:
+    """What a step is counted in: where the data has no rows, it is one batch."""
+    return "tokens" if figures.get("tokens") else "rows" if figures.get("rows", 1) > 1 else "batches"
+
+
 _NAMES = {"valid": "held-out", "bits_per_byte": "bits/byte", "tokens_per_second": "tokens/s", "of_limit": "of the limit"}
 
 
 def _line(figures: Mapping[str, Any]) -> dict[str, float | None]:
     """What a line tells of one look at held-out data."""
     shown = ("loss", "valid", "perplexity", "bits_per_byte", "tokens_per_second", "of_limit")
-    return {_NAMES.get(name, name): figures.get(name) for name in shown}
+    told = {_NAMES.get(name, name): figures.get(name) for name in shown}
+    return {**told, **{name.replace("_", " "): value for name, value in figures.get("measures", {}).items()}}

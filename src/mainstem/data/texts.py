@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -23,6 +24,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".txt")
 _SAMPLE = 1 << 20  # bytes that choose an encoding
 _SEEN = 200  # rows that choose the column
 _BATCH = 1024  # rows of Parquet at once
+BETWEEN = "\v"  # the texts of a pair: a space to whatever reads it otherwise
 
 Cells = tuple[int, list[Any]]  # number of a row for messages, and its cells of the columns asked for
 
@@ -30,12 +32,15 @@ Cells = tuple[int, list[Any]]  # number of a row for messages, and its cells of 
 class Texts:
     """The texts of `path`. `files` are read in the order of their names; `notes` say what was chosen.
 
-    columns: those that hold texts (a row gives one each); () takes the only column of texts. encoding: of text files; "" detects it.
+    columns: those that hold texts (a row gives one each); () takes the only column of one of the `wanted` kinds. encoding: of text
+    files; "" detects it.
     Raises MainstemError where there is nothing to read, or the column is missing or not to be told.
     """
 
-    def __init__(self, path: Path | str, columns: Sequence[str] = (), encoding: str = "", most: int = 0) -> None:
-        self.path, self.encoding, self.most = Path(path).expanduser(), encoding, most
+    def __init__(
+        self, path: Path | str, columns: Sequence[str] = (), encoding: str = "", most: int = 0, wanted: Sequence[str] = ("text",)
+    ) -> None:
+        self.path, self.encoding, self.most, self.wanted = Path(path).expanduser(), encoding, most, wanted
         self.notes: list[str] = []
         self.files = self._found()
         self.columns = tuple(columns)
@@ -57,6 +62,13 @@ class Texts:
             for done, (line, cells) in enumerate(islice(self._rows(path, self.columns), skipped, self.most or None), skipped + 1):
                 yield number, done, [text for cell in cells if (text := _text(cell, path, line))]
 
+    def taken(self) -> float:
+        """The share of all rows that are read, where those of a file are at most `most`."""
+        if not self.most:
+            return 1.0
+        counts = Counter(file for file, _, _ in Texts(self.path, self.columns, self.encoding).read())
+        return sum(min(count, self.most) for count in counts.values()) / max(1, counts.total())
+
     def size(self) -> int:
         """Bytes of all files."""
         return sum(path.stat().st_size for path in self.files)
@@ -75,25 +87,32 @@ class Texts:
         held = [p for p in sorted(self.path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
         found = [p for p in held if p.suffix.casefold() in SUFFIXES]
         if not found:
-            raise MainstemError("no file in this folder holds texts", where=str(self.path), do=f"It reads {', '.join(SUFFIXES)}.")
+            raise MainstemError(f"no file in this folder holds {self._what()}", where=str(self.path), do=f"It reads {', '.join(SUFFIXES)}.")
         if len(found) < len(held):
-            self.notes.append(f"{len(held) - len(found)} files of {self.path} are left out: texts are read from {', '.join(SUFFIXES)}")
+            self.notes.append(f"{len(held) - len(found)} files of {self.path} are left out: it reads {', '.join(SUFFIXES)}")
         return found
 
+    def _what(self) -> str:
+        return " or ".join({"text": "texts", "image": "pictures"}[kind] for kind in self.wanted)
+
     def _chosen(self) -> tuple[str, ...]:
-        """The one column that holds texts."""
+        """The one column that is of a kind that is wanted."""
         path = next((p for p in self.files if p.suffix.casefold() != ".txt"), None)
         if path is None:
             return ()
         names = self._names(path)
         rows = [cells for _, cells in islice(self._rows(path, names), _SEEN)]
-        known = [name for name, cells in zip(names, zip(*rows, strict=True), strict=True) if kinds.kind_of(cells) == "text"]
+        known = [
+            name for name, cells in zip(names, zip(*rows, strict=True), strict=True) if kinds.kind_of(cells, path.parent) in self.wanted
+        ]
         if len(names) == 1 or len(known) == 1:
-            self.notes.append(f"the texts are those of the column '{(known or names)[0]}' (--input overrides)")
+            self.notes.append(f"the {self._what()} are those of the column '{(known or names)[0]}' (--input overrides)")
             return ((known or names)[0],)
         listed = ", ".join(f"'{name}'" for name in known or names)
         raise MainstemError(
-            f"{'several' if known else 'none'} of the columns may be the texts ({listed})", where=str(path), do="Name it: --input COLUMN."
+            f"{'several' if known else 'none'} of the columns may be the {self._what()} ({listed})",
+            where=str(path),
+            do="Name it: --input COLUMN.",
         )
 
     def _names(self, path: Path) -> list[str]:
@@ -144,6 +163,15 @@ class Texts:
                     where=str(path),
                     do="Save it as UTF-8, or name its encoding: --set encoding=NAME.",
                 ) from None
+
+
+class Pairs(Texts):
+    """Two columns of `path`, the texts of a row as one with BETWEEN between them; a row that lacks one of the two gives none."""
+
+    def read(self, file: int = 0, row: int = 0) -> Iterator[tuple[int, int, list[str]]]:
+        """Each row's pair, with where the next row stands."""
+        for number, done, texts in super().read(file, row):
+            yield number, done, [BETWEEN.join(text.replace(BETWEEN, " ") for text in texts)] if len(texts) == len(self.columns) else []
 
 
 def _text(cell: Any, path: Path, line: int) -> str:

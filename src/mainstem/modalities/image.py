@@ -171,10 +171,21 @@ def _augmented(image: Image, augment: Mapping[str, Any], rng: np.random.Generato
         image = image.rotate(angle, resample(filter_name), fillcolor=mean)
     if augment.get("flip") and rng.random() < 0.5:
         image = ImageOps.mirror(image)
+    return _recolored(image, augment, rng)
+
+
+def _recolored(image: Image, augment: Mapping[str, Any], rng: np.random.Generator) -> Image:
     strength = float(augment.get("color", 0.0))
     if strength:
         for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhancer(image).enhance(float(rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+    if augment.get("hue"):
+        shift = round(256 * float(augment["hue"]) * float(rng.uniform(-1, 1)))
+        hue, *others = image.convert("HSV").split()
+        turned = pillow.fromarray(np.asarray(hue) + np.uint8(shift % 256))  # the circle closes at 256
+        image = pillow.merge("HSV", [turned, *others]).convert("RGB")
+    if augment.get("grey") and rng.random() < float(augment["grey"]):
+        image = image.convert("L").convert("RGB")
     return image
 
 
@@ -183,7 +194,7 @@ class ImageModality:
 
     Settings: "size" [H, W] (absent: fitted), "resize" (bilinear or bicubic), "crop" (share of the shorter side that stays, or
     "squash"), "channels" (3, or 1 for grey), "mean" and "std" by channel, "augment" {"flip": bool, "crop": smallest share of the
-    area, "rotate": degrees, "color": strength}.
+    area, "rotate": degrees, "color": strength, "hue": share of the circle, "grey": probability}.
     """
 
     def parse(self, raw: Any, settings: Mapping[str, Any]) -> Picture | None:

@@ -78,7 +78,7 @@ class TextObjective(Objective):
                 do=f"Name a backbone: --backbone {self.suggested}, or hf:FOLDER.",
             )
         self.plugin = registry.load("backbones", material.backbone.family).plugin
-        texts = Texts(material.data, material.inputs, material.encoding, material.rows)
+        self.texts = texts = Texts(material.data, material.inputs, material.encoding, material.rows)
         for note in texts.notes:
             material.say(note)
         asked = self.plugin.describe(material.backbone)
@@ -127,6 +127,10 @@ class TextObjective(Objective):
     def around(self) -> int:
         """How many tokens a window has beside those of its text."""
         return 0
+
+    def taken(self) -> float:
+        """The share of the rows that were read."""
+        return self.texts.taken()
 
     def stream(self, length: int) -> Stream:
         """The windows of the texts to learn from."""

@@ -34,7 +34,7 @@ CHOSEN = "engine.json"
 @dataclass(frozen=True)
 class Speed:
     """What was measured at the start. `limit`: floating-point operations a second of a large matrix product; `work`: those of one
-    padded token of a step, forward and back; `seconds`: of one step by precision."""
+    padded token of a step, forward and back; `seconds`: of the processor, of one step by precision."""
 
     precision: str
     limit: float
@@ -57,7 +57,8 @@ class Engine:
         self.task, self.networks, self.optimisers, self.settings = task, networks, optimisers, settings
         self.folder, self.ranks = folder, ranks
         self.parts = settings.accumulate * ranks.world
-        if self.parts > 1 and task.batch_coupled:
+        able = isinstance(task, Objective) and task.in_parts and ranks.world == 1
+        if self.parts > 1 and task.batch_coupled and not able:
             raise MainstemError(
                 "the loss of this task is one of the whole batch, so a batch cannot be computed in parts",
                 where="training.accumulate",
@@ -88,8 +89,8 @@ class Engine:
 
     def step(self, batch: Batch, rng: np.random.Generator) -> dict[str, float]:
         """One step on the tensors of `batch`, in as many parts as are asked for; figures of the whole."""
-        if self.parts == 1:
-            return self.task.step(self.networks, batch, self.optimisers, rng)
+        if self.parts == 1 or self.task.batch_coupled:
+            return self.task.step(self.networks, self._told(batch), self.optimisers, rng)
         figures: dict[str, float] = {}
         parts = list(self._shares(batch))
         for number, (part, share) in enumerate(parts):
@@ -97,6 +98,10 @@ class Engine:
                 optimiser.part(share, first=number == 0, last=number == len(parts) - 1)
             figures = self.task.step(self.networks, part, self.optimisers, rng)
         return figures
+
+    def _told(self, batch: Batch) -> Batch:
+        """A batch whose loss is one of the whole, with how many parts its features are to be computed in."""
+        return replace(batch, meta={**batch.meta, "parts": self.settings.accumulate}) if self.task.batch_coupled else batch
 
     def _shares(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """This process's parts of a batch, and the share of the loss that each stands for."""
@@ -155,14 +160,14 @@ class Engine:
     def _measured(self, batch: Batch) -> tuple[Speed, str]:
         asked = ("float32", "bfloat16") if self.settings.precision == "auto" else (self.settings.precision,)
         held = [(b, b.clone()) for network in self.networks.values() for b in network.buffers()]
-        rng = np.random.default_rng(0)
+        rng, batch = np.random.default_rng(0), self._told(batch)
 
-        def once() -> float:
-            start = time.perf_counter()
+        def once() -> float:  # in processor seconds, which other programs on the machine disturb little
+            start = time.process_time()
             for optimiser in self.optimisers.values():
                 optimiser.part(last=False)
             self.task.step(self.networks, batch, self.optimisers, rng)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
         try:
             counter = FlopCounterMode(display=False)

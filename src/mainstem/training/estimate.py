@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from torch.utils._pytree import tree_leaves
 from mainstem import registry
 from mainstem.config import Pretraining, Training
 from mainstem.contracts import Array, Material, Objective, State
-from mainstem.data.texts import Texts
 from mainstem.training import loop
 from mainstem.training.engine import part_of
 from mainstem.training.optimisers import Optimiser
@@ -64,10 +62,10 @@ class Estimate:
 def estimate(config: Pretraining) -> Estimate:
     """What `config` will need on this machine. Raises MainstemError where the config or its data are not as they should be."""
     plugin: type[Objective] = registry.load("objectives", config.objective).plugin
-    ref, suited = brought(config, plugin)
+    refs, suited = brought(config, plugin)
     made: list[Estimate] = []
     with tempfile.TemporaryDirectory() as folder:
-        material = Material(config.data, config.inputs, config.encoding, ref, Path(folder), rows=_ROWS)
+        material = Material(config.data, config.inputs, config.encoding, refs.pop("", None), refs, Path(folder), rows=_ROWS)
         for stage in config.stages:
             objective = plugin({**config.settings, **stage.settings})
             objective.open(material)
@@ -83,7 +81,7 @@ def _of_stage(config: Pretraining, objective: Objective, training: Training) -> 
         network.train()
     stream = objective.stream(_STEPS)
     size = loop.batch_size(training, stream.rows) if stream.rows else 1
-    steps = training.steps or int(training.epochs or 1) * -(-_windows(config, objective, stream.rows or 1) // size)
+    steps = training.steps or int(training.epochs or 1) * -(-round((stream.rows or 1) / objective.taken()) // size)
     named = [pair for params in objective.parameters(networks).values() for pair in params.named]
     weights, learned = _bytes(t for network in networks.values() for t in network.state_dict().values()), _bytes(p for _, p in named)
     memory = {"process": _resident() - weights, "weights": weights, "best weights": weights}
@@ -132,14 +130,6 @@ class _Watched:
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         self._thread.join()
-
-
-def _windows(config: Pretraining, objective: Objective, seen: int) -> int:
-    """How many examples all the data have, where those that were looked at have `seen`."""
-    if objective.reads != "text":
-        return seen
-    counts = Counter(file for file, _, _ in Texts(config.data, config.inputs, config.encoding).read())
-    return seen * counts.total() // sum(min(count, _ROWS) for count in counts.values())
 
 
 def _longest(stream: Any, size: int) -> Array:

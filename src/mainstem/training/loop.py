@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mainstem.config import Training
-from mainstem.contracts import Array, Batch, Stream, Task
+from mainstem.contracts import Array, Batch, Objective, Stream, Task
 from mainstem.errors import MainstemError
 from mainstem.inference import chunked
 from mainstem.training import checkpoints, order, randomness, ranges
@@ -116,6 +116,7 @@ class _Fit:
         self.epoch = self.position = 0  # epochs done, batches done within the next
         self.sums = [0.0, 0]  # loss of the epoch so far, batches it is of
         self.best: dict[str, Array] | None = None
+        self.measures: dict[str, float] = {}  # of the last look at held-out data, beside its loss
         self.saved = time.monotonic()
 
     def run(self) -> History:
@@ -210,7 +211,9 @@ class _Fit:
             self.best = _copy(self.networks)
         self.history.best_epoch = self.epoch if watched is None else self.stops.best_epoch
         self.schedule.epoch_end(loss if watched is None else watched)
-        ended = {"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched, **self.meter.read(self.engine.speed)}
+        ended = {"step": self.history.steps, "epoch": self.epoch, "loss": loss, "valid": watched}
+        ended |= {"measures": self.measures} if self.measures else {}
+        ended |= self.meter.read(self.engine.speed)
         self.report({**ended, "ended": True, **self.telling})
 
     @torch.no_grad()
@@ -220,12 +223,16 @@ class _Fit:
             return None
         self._mode(training=False)
         size = len(self.valid) if self.task.batch_coupled else max(self.size, 32 if self.rows else 256)
-        total = 0.0
+        total: dict[str, float] = {}
         for indices in chunked(len(self.valid), self.valid.lengths, size):
             batch = tensors(self.valid.take(indices))
-            total += float(self.task.loss(self.task.forward(self.networks, batch), batch)) * len(indices)
+            output = self.task.forward(self.networks, batch)
+            told = self.task.measure(output, batch) if isinstance(self.task, Objective) else {}
+            for name, value in {"": float(self.task.loss(output, batch)), **told}.items():
+                total[name] = total.get(name, 0.0) + value * len(indices)
         self._mode(training=True)
-        return total / len(self.valid)
+        self.measures = {name: value / len(self.valid) for name, value in total.items()}
+        return self.measures.pop("")
 
     def _mode(self, *, training: bool) -> None:
         """Networks that learn nothing stay in evaluation mode: their norms and dropouts stand still."""

@@ -22,7 +22,7 @@ from mainstem import files, registry
 from mainstem.config import Pretraining, Stage, Training
 from mainstem.contracts import Batch, Info, Material, Objective, Ref, State, Stream
 from mainstem.data.texts import Texts
-from mainstem.errors import MainstemError, MissingExtra
+from mainstem.errors import MainstemError, MissingExtra, suggest
 from mainstem.training import parallel
 from mainstem.training.parallel import Ranks
 from mainstem.training.progress import Log
@@ -59,24 +59,36 @@ def pretrain(
     Started by `torchrun`, the processes share the work, and the first of them writes and speaks.
     """
     module = registry.load("objectives", config.objective)
-    ref, suited = brought(config, module.plugin)
+    refs, suited = brought(config, module.plugin)
     _check(config, module.plugin, suited)
     with parallel.group() as ranks:
         if not ranks.is_first:
             say, report = (lambda text: None), (lambda figures: None)
         with files.held(folder) if ranks.is_first else nullcontext():
-            material = Material(config.data, config.inputs, config.encoding, ref, folder, say=say, stopped=stopped)
+            material = Material(config.data, config.inputs, config.encoding, refs.pop("", None), refs, folder, say=say, stopped=stopped)
             return _Run(config, module.plugin, suited, material, report, ranks).run(resume)
 
 
-def brought(config: Pretraining, objective: type[Objective]) -> tuple[Ref | None, Mapping[str, Any]]:
-    """The backbone that the config names, and the fields of the training that suits the objective with it."""
-    if not config.backbone:
-        return None, objective.training(pretrained=False)
-    ref = replace(registry.resolve(config.backbone), settings=config.backbone_settings)
-    module = registry.load("backbones", ref.family)
-    info: Info = (module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref)
-    return ref, objective.training(pretrained=info.pretrained)
+def brought(config: Pretraining, objective: type[Objective]) -> tuple[dict[str, Ref], Mapping[str, Any]]:
+    """The backbones that the config names by modality ("": one for all), and the fields of the training that suits the objective
+    with them."""
+    refs = _backbones(config)
+    infos: list[Info] = []
+    for ref in refs.values():
+        module = registry.load("backbones", ref.family)
+        infos.append((module.plugin if hasattr(module, "plugin") else module.predictor).describe(ref))
+    return refs, objective.training(pretrained=bool(infos) and all(info.pretrained for info in infos))
+
+
+def _backbones(config: Pretraining) -> dict[str, Ref]:
+    """The backbones by modality; that of "" where there is one for all."""
+    if isinstance(config.backbone, str):
+        return {"": replace(registry.resolve(config.backbone), settings=config.backbone_settings)} if config.backbone else {}
+    unknown = [name for name in config.backbone_settings if name not in config.backbone]
+    if unknown:
+        raise MainstemError(f"there is no backbone of '{unknown[0]}'", where="backbone_settings", do=suggest(unknown[0], config.backbone))
+    given = config.backbone_settings
+    return {name: replace(registry.resolve(text), settings=given.get(name, {})) for name, text in config.backbone.items()}
 
 
 def never_began(folder: Path) -> bool:
@@ -87,12 +99,12 @@ def never_began(folder: Path) -> bool:
 def _check(config: Pretraining, objective: type[Objective], suited: Mapping[str, Any]) -> None:
     """What is wrong in the last stage is told before the first begins."""
     if objective.reads and not config.data:
-        raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}s, and there is no data", do="Give DATA.")
+        raise MainstemError(f"the objective '{config.objective}' learns from {objective.reads}, and there is no data", do="Give DATA.")
     if objective.reads == "text":
         Texts(config.data, config.inputs, config.encoding)
     if not objective.reads and config.data:
         raise MainstemError(f"the objective '{config.objective}' makes its own data, and was given some", do="Leave it out.")
-    if not objective.reads and config.backbone and registry.resolve(config.backbone).folder is None:
+    if not objective.reads and any(ref.folder is None for ref in _backbones(config).values()):
         raise MainstemError(
             f"the objective '{config.objective}' makes its own network, and goes on from a folder alone",
             where=f"backbone '{config.backbone}'",
@@ -140,8 +152,13 @@ class _Run:
         if self.ranks.is_first:
             self._write({**objective.artifact(made), **graphs(objective, made)})
         self.ranks.wait()
-        figures = {} if valid is None else objective.figures(valid)
+        figures = {} if valid is None else {**objective.figures(valid), **self._measured()}
         return Pretrained(self.folder, self.folder / "backbone", steps, valid, figures, interrupted, self.ranks.is_first)
+
+    def _measured(self) -> dict[str, float]:
+        """What was measured beside the least held-out loss."""
+        looks = [line for line in self._told() if line.get("valid") is not None]
+        return dict(min(looks, key=lambda line: line["valid"]).get("measures", {})) if looks else {}
 
     def _write(self, content: Mapping[str, bytes]) -> None:
         """The backbone, and the picture of the curve."""
@@ -180,7 +197,7 @@ class _Run:
         if training.steps is None:
             passes = int(training.epochs or 1)
             steps = passes * -(-stream.rows // size)
-            self.say(f"{passes} {'pass' if passes == 1 else 'passes'} over {stream.rows:,} windows in batches of {size}: {steps:,} steps")
+            self.say(f"{passes} {'pass' if passes == 1 else 'passes'} over {stream.rows:,} examples in batches of {size}: {steps:,} steps")
             training = training.model_copy(update={"steps": steps})
         return training.model_copy(update={"epochs": None, "batch_size": size})
 

@@ -1,0 +1,155 @@
+"""What pretraining on pictures and pairs buys a probe, beside the backbone before it and the honest alternative with the same labels.
+
+    python benchmarks/pretrain_views.py --data FOLDER --runs FOLDER [--minilm FOLDER] [--only texts|pictures] [--json FILE]
+
+texts: `contrastive` goes on from MiniLM on the texts of debsections/train.csv, labels left out; then probes on 1,000 labels, judged by
+debsections/test.csv. pictures: `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of scikit-learn's
+digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where it goes on from
+when it is started again. Nothing was chosen on the files that judge: the settings are the objectives' own, but for size and length,
+which the time that a run may take decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import mainstem as ms
+from mainstem import api
+
+LABELS, DIGITS, DIGIT_LABELS, SEED = 1000, 1300, 500, 0
+TOKENS, PIXELS = 64, 56
+TEXTS = {"objective": "contrastive", "settings": {"length": TOKENS}, "training": {"steps": 100}, "evaluate_every": 25}
+PICTURES = {
+    "objective": "masked-image",
+    "backbone": "vit-tiny",
+    "backbone_settings": {"size": PIXELS},
+    "training": {"epochs": 20},
+    "evaluate_every": 60,
+}
+
+
+def read(path):
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def pretrained(config, data, out, **more):
+    """The run, gone on with where it was begun, and what it told."""
+    start = time.process_time()
+    made = api.pretrain(data, config={**config, **more}, out=out, resume=out.exists(), seed=SEED, say=print)
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    curve = [{key: line[key] for key in ("step", "loss", "valid", "measures") if key in line} for line in lines]
+    told = {"held_out": {"loss": made.valid, **made.figures}, "steps": made.steps, "curve": curve}
+    return made, {**config, **told, "cpu_seconds_of_this_start": round(time.process_time() - start, 1)}
+
+
+def trained(rows, test, column, backbone, **settings):
+    """Accuracy on the test rows of one backbone adapted to the labelled rows."""
+    start = time.process_time()
+    adapt = {"adapt": settings.pop("adapt")} if "adapt" in settings else {}
+    candidate = {"columns": [column], "name": column, "backbone": str(backbone), "settings": settings, **adapt}
+    with tempfile.TemporaryDirectory() as folder:
+        made = ms.train(
+            write(Path(folder) / "train.jsonl", rows),
+            "label",
+            test=str(write(Path(folder) / "test.jsonl", test)),
+            out=Path(folder) / "run",
+            inputs=[column],
+            candidates=[{"name": str(backbone), "inputs": [candidate]}] if adapt else (),
+            backbone=None if adapt else str(backbone),
+            columns={column: column},
+            split__folds_below=0,
+            allow_leak=True,
+            seed=SEED,
+        )
+        return {"accuracy": made.report["metrics"]["accuracy"], "cpu_seconds": round(time.process_time() - start, 1)}
+
+
+def texts(options, save):
+    """MiniLM, before and after."""
+    rows, test = (read(options.data / "debsections" / f"{part}.csv") for part in ("train", "test"))
+    options.runs.mkdir(parents=True, exist_ok=True)
+    unlabelled = write(options.runs / "texts.jsonl", [{"text": row["text"]} for row in rows])
+    brought = f"hf:{options.minilm}"
+    made, told = pretrained(TEXTS, unlabelled, options.runs / "texts", backbone=brought)
+    report = {"pretraining": told, "labels": LABELS, "test": len(test), "accuracy": {}}
+    some = [rows[i] for i in np.random.default_rng(SEED).permutation(len(rows))[:LABELS]]
+    probe = {"adapt": "probe", "max_length": TOKENS}
+    for name, backbone, settings in (("ngram", "ngram", {}), ("brought", brought, probe), ("gone on", made.backbone, probe)):
+        report["accuracy"][name] = trained(some, test, "text", backbone, **settings)
+        save("texts", name, report)
+
+
+def digits(folder):
+    """scikit-learn's digits as files, drawn in an order of the seed: rows of picture and label."""
+    made = load_digits()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in np.random.default_rng(SEED).permutation(len(made.target)):
+        path = folder / f"{i}.png"
+        Image.fromarray((made.images[i] * 15.9).astype(np.uint8)).save(path)
+        rows.append({"image": str(path.resolve()), "label": str(made.target[i])})
+    return rows
+
+
+def pictures(options, save):
+    """A ViT-tiny, of random weights and pretrained."""
+    drawn = digits(options.runs / "digits")
+    stamps = {part: [] for part in ("train", "test")}
+    for row in read(options.data / "stamps" / "index.csv"):
+        stamps[row["split"]].append({"image": str((options.data / "stamps" / row["image"]).resolve()), "label": row["label"]})
+    unlabelled = write(options.runs / "pictures.jsonl", [{"image": row["image"]} for row in [*drawn[:DIGITS], *stamps["train"]]])
+    made, told = pretrained(PICTURES, unlabelled, options.runs / "pictures")
+    report = {"pretraining": told, "accuracy": {}}
+    for data, rows, test in (("digits", drawn[:DIGIT_LABELS], drawn[DIGITS:]), ("stamps", stamps["train"], stamps["test"])):
+        for name, backbone, settings in (
+            ("cnn", "cnn", {}),
+            ("random weights", "vit-tiny", {"adapt": "probe", "size": PIXELS}),
+            ("pretrained", made.backbone, {"adapt": "probe"}),
+        ):
+            report["accuracy"][f"{data}, {name}"] = {
+                **trained(rows, test, "image", backbone, **settings),
+                "labels": len(rows),
+                "test": len(test),
+            }
+            save("pictures", f"{data}, {name}", report)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path)
+    parser.add_argument("--only", choices=("texts", "pictures"))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    whole = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+
+    def save(part, name, report):
+        whole[part] = report
+        print(f"{part:9s} {name:24s} {report['accuracy'][name]['accuracy']['value']:.4f}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    if options.only != "texts":
+        pictures(options, save)
+    if options.only != "pictures" and options.minilm:
+        texts(options, save)
+
+
+if __name__ == "__main__":
+    main()
