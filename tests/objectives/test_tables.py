@@ -69,3 +69,10 @@ def test_loss_falls_on_tables_that_it_is_trained_on():
 def test_an_unknown_setting_names_the_nearest():
     with pytest.raises(MainstemError, match=r"Did you mean 'width'"):
         Tables({"widht": 3})
+
+
+def test_ranges_that_are_none_are_told():
+    with pytest.raises(MainstemError, match=r"\[9, 3\] is no pair of whole numbers"):
+        Tables({"context": [9, 3]})
+    with pytest.raises(MainstemError, match="no setting 'contexts'"):
+        Tables({"contexts": [3, 9]})

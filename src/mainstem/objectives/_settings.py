@@ -14,7 +14,7 @@ def checked(
     """The defaults with what is given over them.
 
     Raises MainstemError for an unknown name, for what is not of the default's type or below 0 (a default of None stands for a number
-    that the objective chooses), and for a word that is no choice.
+    that the objective chooses, one of two for a range), and for a word that is no choice.
     """
     for name, value in (given or {}).items():
         if name not in defaults:
@@ -26,8 +26,15 @@ def checked(
         elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise MainstemError(f"{value!r} is neither true nor false", where=where)
+        elif isinstance(default, tuple):
+            if not (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_whole, value)) and value[0] <= value[1]):
+                raise MainstemError(f"{value!r} is no pair of whole numbers, the lower one first", where=where)
         elif not (value is None and default is None):
             whole = isinstance(default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= 0:
+            if not (_is_whole(value) or (not whole and isinstance(value, float) and value >= 0)):
                 raise MainstemError(f"{value!r} is no {'whole ' if whole else ''}number from 0 up", where=where)
     return {**defaults, **(given or {})}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

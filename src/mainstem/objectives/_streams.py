@@ -12,6 +12,26 @@ from mainstem.contracts import Array, Batch
 Take = Callable[[Array, np.random.Generator | None], Batch]
 
 
+class Made:
+    """Examples that are made as they are needed, a batch at a time, without an end: the same held-out ones whatever the stage.
+
+    make(rng): a batch; held_out(): the one that is looked at.
+    """
+
+    rows: int | None = None
+    lengths: Any = None
+
+    def __init__(self, make: Callable[[np.random.Generator], Batch], held_out: Callable[[], Batch], length: int) -> None:
+        self._make, self._held_out, self.length = make, held_out, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
+        """The batch of a step."""
+        return self._held_out() if rng is None else self._make(rng)
+
+
 class Passes:
     """`rows` examples to learn from, each once a pass; `length` batches lie between two looks at held-out ones."""
 

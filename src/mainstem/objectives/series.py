@@ -13,10 +13,11 @@ import numpy as np
 
 from mainstem.backbones import _own
 from mainstem.contracts import Array, Batch, Feature, GraphSpec, Material, Objective, Port, Ref, State, Stream
-from mainstem.errors import MainstemError, suggest
 from mainstem.modalities import _continuations
 from mainstem.modalities._continuations import PATCH, Reading
 from mainstem.objectives import _series
+from mainstem.objectives._settings import checked
+from mainstem.objectives._streams import Made
 
 _INPUTS = (
     Port("context", "float32", ("row", "past", str(PATCH * _continuations.CHANNELS))),
@@ -52,10 +53,7 @@ class Series(Objective):
     }
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        for name in settings or {}:
-            if name not in self.defaults:
-                raise MainstemError(f"the objective 'series' has no setting '{name}'", do=suggest(name, self.defaults))
-        super().__init__({**self.defaults, **(settings or {})})
+        super().__init__(checked("series", self.defaults, settings))
         self.ref = Ref("incontext_series", "incontext_series")
 
     def open(self, material: Material) -> None:
@@ -71,11 +69,14 @@ class Series(Objective):
 
     def stream(self, length: int) -> Stream:
         """Endless made series."""
-        return Made(self, length)
+        return Made(self.make, self._looked_at, length)
 
     def held_out(self) -> Stream:
         """Made series of 400 steps and what comes after them."""
-        return Made(self, 1)
+        return Made(self.make, self._looked_at, 1)
+
+    def _looked_at(self) -> Batch:
+        return self.make(np.random.default_rng(_HELD_OUT), _HELD_OUT)
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """config.json and model.safetensors."""
@@ -128,23 +129,6 @@ class Series(Objective):
         counted = batch.target["counted"]
         lost = pinball(output["quantiles"], batch.target["truth"]) * counted
         return (lost.sum(1) / counted.sum(1).clamp(min=1.0)).mean()
-
-
-class Made:
-    """Series as the loop draws them; held-out ones are of one shape, whatever the stage."""
-
-    rows: int | None = None
-    lengths: Any = None
-
-    def __init__(self, objective: Series, length: int) -> None:
-        self.objective, self.length = objective, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
-        """The series of a step."""
-        return self.objective.make(rng) if rng is not None else self.objective.make(np.random.default_rng(_HELD_OUT), _HELD_OUT)
 
 
 plugin = Series

@@ -14,8 +14,9 @@ import numpy as np
 from mainstem.backbones import _own
 from mainstem.backbones._cells import CODES, MARK, Scale
 from mainstem.contracts import Array, Batch, Feature, GraphSpec, Material, Objective, Port, Ref, State, Stream
-from mainstem.errors import MainstemError, suggest
 from mainstem.objectives import _tables
+from mainstem.objectives._settings import checked
+from mainstem.objectives._streams import Made
 
 _LEVEL = 2.0  # taken off the loss over nodes, so that figures of both kinds are of one size
 _HELD_OUT = (64, 128, 48, 8)  # tables, context rows, asked rows, columns; and their seed
@@ -47,10 +48,7 @@ class Tables(Objective):
     }
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        for name in settings or {}:
-            if name not in self.defaults:
-                raise MainstemError(f"the objective 'tables' has no setting '{name}'", do=suggest(name, self.defaults))
-        super().__init__({**self.defaults, **(settings or {})})
+        super().__init__(checked("tables", self.defaults, settings))
         self.ref = Ref("incontext", "incontext")
 
     def open(self, material: Material) -> None:
@@ -66,11 +64,14 @@ class Tables(Objective):
 
     def stream(self, length: int) -> Stream:
         """Endless made tables."""
-        return Made(self, length)
+        return Made(self.make, self._looked_at, length)
 
     def held_out(self) -> Stream:
         """Sixty-four made tables of eight columns."""
-        return Made(self, 1)
+        return Made(self.make, self._looked_at, 1)
+
+    def _looked_at(self) -> Batch:
+        return self.make(np.random.default_rng(_HELD_OUT), _HELD_OUT)
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """config.json and model.safetensors."""
@@ -166,23 +167,6 @@ class Tables(Objective):
         mass = twoway.spread(target["truth_value"], twoway.nodes())
         of_value = -(mass * output["nodes"].log_softmax(-1)).sum(-1)
         return torch.where(regression > 0, of_value.mean(1) - _LEVEL, of_class.mean(1)).mean()
-
-
-class Made:
-    """Tables as the loop draws them; held-out ones are of one shape, whatever the stage."""
-
-    rows: int | None = None
-    lengths: Any = None
-
-    def __init__(self, objective: Tables, length: int) -> None:
-        self.objective, self.length = objective, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def take(self, indices: Array, rng: np.random.Generator | None = None) -> Batch:
-        """The tables of a step."""
-        return self.objective.make(rng) if rng is not None else self.objective.make(np.random.default_rng(_HELD_OUT), _HELD_OUT)
 
 
 plugin = Tables
