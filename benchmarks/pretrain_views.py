@@ -16,6 +16,7 @@ import csv
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import mainstem as ms
-from mainstem import api
+from mainstem import api, registry
 
 LABELS, DIGITS, DIGIT_LABELS, SEED = 1000, 1300, 500, 0
 TOKENS, PIXELS = 64, 56
@@ -58,10 +59,8 @@ def pretrained(config, data, out, **more):
 
 
 def trained(rows, test, column, backbone, **settings):
-    """Accuracy on the test rows of one backbone adapted to the labelled rows."""
+    """Accuracy on the test rows of one backbone adapted to the labelled rows, as the plan does it."""
     start = time.process_time()
-    adapt = {"adapt": settings.pop("adapt")} if "adapt" in settings else {}
-    candidate = {"columns": [column], "name": column, "backbone": str(backbone), "settings": settings, **adapt}
     with tempfile.TemporaryDirectory() as folder:
         made = ms.train(
             write(Path(folder) / "train.jsonl", rows),
@@ -69,14 +68,27 @@ def trained(rows, test, column, backbone, **settings):
             test=str(write(Path(folder) / "test.jsonl", test)),
             out=Path(folder) / "run",
             inputs=[column],
-            candidates=[{"name": str(backbone), "inputs": [candidate]}] if adapt else (),
-            backbone=None if adapt else str(backbone),
+            backbone=str(backbone),
             columns={column: column},
             split__folds_below=0,
             allow_leak=True,
             seed=SEED,
+            **settings,
         )
         return {"accuracy": made.report["metrics"]["accuracy"], "cpu_seconds": round(time.process_time() - start, 1)}
+
+
+def random_weights(folder):
+    """A ViT-tiny that has learned nothing, as a folder, so that it is probed like the others."""
+    import torch
+
+    ref = replace(registry.resolve("vit-tiny"), settings=PICTURES["backbone_settings"])
+    plugin = registry.load("backbones", "vit").plugin
+    torch.manual_seed(SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in plugin.save(plugin.build(ref), ref).items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def texts(options, save):
@@ -88,7 +100,7 @@ def texts(options, save):
     made, told = pretrained(TEXTS, unlabelled, options.runs / "texts", backbone=brought)
     report = {"pretraining": told, "labels": LABELS, "test": len(test), "accuracy": {}}
     some = [rows[i] for i in np.random.default_rng(SEED).permutation(len(rows))[:LABELS]]
-    probe = {"adapt": "probe", "max_length": TOKENS}
+    probe = {"adapt": "probe"}
     for name, backbone, settings in (("ngram", "ngram", {}), ("brought", brought, probe), ("gone on", made.backbone, probe)):
         report["accuracy"][name] = trained(some, test, "text", backbone, **settings)
         save("texts", name, report)
@@ -118,7 +130,7 @@ def pictures(options, save):
     for data, rows, test in (("digits", drawn[:DIGIT_LABELS], drawn[DIGITS:]), ("stamps", stamps["train"], stamps["test"])):
         for name, backbone, settings in (
             ("cnn", "cnn", {}),
-            ("random weights", "vit-tiny", {"adapt": "probe", "size": PIXELS}),
+            ("random weights", random_weights(options.runs / "random"), {"adapt": "probe"}),
             ("pretrained", made.backbone, {"adapt": "probe"}),
         ):
             report["accuracy"][f"{data}, {name}"] = {
