@@ -23,8 +23,16 @@ bench: $(READY)  ## the figures in benchmarks/, measured again; those on data an
 	$(BIN)/python benchmarks/generation.py --json benchmarks/generation.json
 	$(BIN)/python benchmarks/pictures.py $(if $(and $(DATA),$(EFFICIENTNET)),--data "$(DATA)" --efficientnet "$(EFFICIENTNET)") --json benchmarks/pictures.json
 	$(if $(DATA),$(BIN)/python benchmarks/tables.py --data "$(DATA)/tables" --json benchmarks/tables.json)
+	$(if $(DATA),$(BIN)/python benchmarks/in_context.py --data "$(DATA)/tables" --rows 500 --json benchmarks/in_context.json)
+	$(if $(DATA),$(BIN)/python benchmarks/in_context.py --data "$(DATA)/tables" --rows 2000 --json benchmarks/in_context.json)
+	$(if $(DATA),$(BIN)/python benchmarks/pretrain.py --data "$(DATA)" --run runs/bench-pretrain --json benchmarks/pretrain.json)
+	$(if $(DATA),$(BIN)/python benchmarks/inspect_runs.py --data "$(DATA)" --json benchmarks/inspect_runs.json)
+	$(if $(and $(DATA),$(MINILM)),$(BIN)/python benchmarks/finetune_speed.py --data "$(DATA)" --minilm "$(MINILM)" --json benchmarks/finetune_speed.json)
+	$(if $(and $(DATA),$(MINILM)),$(BIN)/python benchmarks/pretrain_views.py --data "$(DATA)" --runs runs/bench-views --minilm "$(MINILM)" --json benchmarks/pretrain_views.json)
 	$(if $(and $(DATA),$(MINILM),$(E5)),$(BIN)/python benchmarks/text.py --data "$(DATA)" --minilm "$(MINILM)" --e5 "$(E5)" --json benchmarks/text.json)
 	$(if $(DATA),$(BIN)/python benchmarks/forecasting.py --data "$(DATA)/series/forecasting" --json benchmarks/forecasting.json)
+	$(if $(DATA),$(BIN)/python benchmarks/forecasting.py --data "$(DATA)/series/forecasting" --models zero-shot,rules --json benchmarks/forecasting_zero_shot.json)
+	$(if $(DATA),$(BIN)/python benchmarks/ett.py --data "$(DATA)/series/forecasting_multivariate/ETTh1.csv" --json benchmarks/ett.json)
 	$(if $(DATA),$(BIN)/python benchmarks/etth1.py --data "$(DATA)/series/forecasting_multivariate/ETTh1.csv" --json benchmarks/etth1.json)
 	$(if $(DATA),$(BIN)/python benchmarks/series_classification.py --data "$(DATA)/series/classification" --json benchmarks/series_classification.json)
 	$(if $(DATA),$(BIN)/python benchmarks/series_anomaly.py --data "$(DATA)/series/anomaly" --json benchmarks/series_anomaly.json)

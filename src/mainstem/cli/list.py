@@ -16,7 +16,7 @@ from mainstem.errors import MainstemError
 
 def command(kind: Annotated[str, Argument(metavar="KIND", help="tasks, objectives, backbones, modalities or runtimes")]) -> None:
     """What there is, a line each. Nothing heavy is imported for it."""
-    lines = [_backbone(name) if kind == "backbones" else [name, _summary(kind, name)] for name in registry.names(kind)]
+    lines = [_backbone(name) if kind == "backbones" else [name.replace("_", "-"), _summary(kind, name)] for name in registry.names(kind)]
     if kind == "backbones":
         lines = [["name", "reads", "parameters", "licence", "extra", "what it is"], *lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
