@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mainstem as ms
 from mainstem.contracts import Batch, Prediction, State
@@ -177,3 +178,48 @@ def test_events_by_hand():
 def test_events_end_with_their_series():
     predictions = [Prediction("normal", 1.0, more={"series": name}) for name in "aabb"]
     assert alarms.statistics(predictions, [True, False, False, True])[:, 2].tolist() == [-1, 0, 1, -1]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Grey gradients, some of them upside down; and a folder as timm keeps them."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(160):
+        unusual = i % 20 == 19
+        ramp = np.linspace(40, 215, 32)[:, None] + 6 * rng.normal(size=(32, 32))
+        path = folder / f"{i:03d}.png"
+        Image.fromarray(np.clip(ramp[::-1] if unusual else ramp, 0, 255).astype(np.uint8)).convert("RGB").save(path)
+        rows.append({"picture": str(path), "state": "broken" if unusual else "normal"})
+    torch.manual_seed(0)
+    module = timm.create_model("resnet10t", num_classes=0)
+    backbone = folder / "backbone"
+    backbone.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, str(backbone / "model.safetensors"))
+    settings = {**module.pretrained_cfg, "input_size": [3, 32, 32], "num_classes": 0}
+    config = {"architecture": "resnet10t", "num_classes": 0, "num_features": module.num_features, "pretrained_cfg": settings}
+    (backbone / "config.json").write_text(json.dumps(config, default=str))
+    return rows, backbone
+
+
+def test_pictures_that_look_otherwise_are_found(pictures, tmp_path):
+    rows, backbone = pictures
+    said = []
+    run = ms.train(rows, "state", task="anomaly", backbones=[f"timm:{backbone}"], out=tmp_path / "run", say=said.append, allow_leak=True)
+    assert run.report["metrics"]["average_precision"]["value"] > 0.9
+    assert run.model.verify()["rows"]
+    assert any("of ordinary rows" in text for text in said)
+    answers = run.model.predict([{"picture": row["picture"]} for row in rows])
+    score = np.array([answer["score"] for answer in answers])
+    unusual = np.array([row["state"] == "broken" for row in rows])
+    assert score[unusual].min() > np.median(score[~unusual])
+
+
+def test_pictures_without_a_backbone_are_told_what_they_need(pictures, tmp_path):
+    with pytest.raises(MainstemError, match="bring a backbone with weights"):
+        ms.train(pictures[0], "state", task="anomaly", out=tmp_path / "run", allow_leak=True)

@@ -1,17 +1,39 @@
-"""`anomaly`: how unusual a row, or a step of a series, is; an alarm above a threshold that ordinary ones pass at a stated rate."""
+"""`anomaly`: how unusual a row, a step of a series or a picture is; an alarm above a threshold that ordinary ones pass at a stated rate.
+
+Pictures and texts are told by the features of a pretrained backbone: the mean distance to the nearest of those learned from (Bergman,
+Cohen & Hoshen 2020, arXiv:2002.10445). Rows and series have predictors (backbones/neighbours.py).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mainstem.contracts import Array, Arrays, Batch, Example, Prediction, State, Table, Task, Value
+from mainstem.contracts import (
+    Array,
+    Arrays,
+    Batch,
+    Call,
+    Emit,
+    Example,
+    Feature,
+    GraphSpec,
+    Port,
+    Prediction,
+    Runner,
+    State,
+    Table,
+    Task,
+    Value,
+)
 from mainstem.errors import MainstemError
 
+KEPT = 2000  # features that a model holds to measure distances from
+NEAREST = 5
 ALARM, USUAL = "anomaly", "normal"
 ORDINARY = frozenset({"0", "no", "n", "false", "f", "normal", "ok", "good", "inlier", "否", "无", "正常"})
 
@@ -20,7 +42,8 @@ class Anomaly(Task):
     """Learned from ordinary rows alone. Settings: false_alarms, the share of ordinary rows that may raise one; normal, the label of those.
 
     Labels are optional: rows labelled otherwise are kept out of what is learned from, and judge the alarms. State: threshold,
-    "rate" (share of false alarms at it, and the 95 % interval of that share), "rows" it was measured on.
+    "rate" (share of false alarms at it, and the 95 % interval of that share), "rows" it was measured on; of features also "center"
+    [width], "spread" [1] and "bank" [rows, width], those that were learned from.
     """
 
     target = None
@@ -55,6 +78,57 @@ class Anomaly(Task):
         known = [word for word in words.tolist() if word.casefold() in ORDINARY]
         normal = named or (known[0] if known else str(words[counts.argmax()]))
         return np.array([str(answer) == normal for answer in answers], bool)
+
+    def networks(self, features: Mapping[str, Feature], target: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """{"head": distances between features}: nothing in it is learned. Raises MainstemError for more than one input."""
+        from mainstem.nn.nearest import Nearest
+
+        if len(features) != 1:
+            raise MainstemError("anomalies are told by the features of one input", do="Choose it with --input COLUMN.")
+        return {"head": Nearest(next(iter(features)), NEAREST)}
+
+    def fit_state(self, batches: Iterator[Batch], target: State, runner: Runner | None) -> State:
+        """The features that distances are measured from, standardised."""
+        found = []
+        for batch in batches:
+            arrays = batch.direct()
+            for name, inputs in batch.by_backbone():
+                answer = runner(Call(f"backbone.{name}", inputs)) if runner else {}
+                arrays.update({f"{name}.{key}": np.asarray(value) for key, value in answer.items()})
+            found.append(next(iter(arrays.values())))
+        features = np.concatenate(found).astype(np.float64)
+        center = features.mean(axis=0)
+        spread = max(float(np.sqrt(((features - center) ** 2).mean())), 1e-12)
+        chosen = np.sort(np.random.default_rng(0).permutation(len(features))[:KEPT])
+        bank = (features[chosen] - center) / spread
+        arrays = {"center": center, "spread": np.array([spread]), "bank": bank}
+        return State({}, {name: array.astype(np.float32) for name, array in arrays.items()})
+
+    def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
+        """The backbone, and "head" from its features and those of the state to "score" [row, 1]."""
+        head, width = networks["head"], str(state.arrays["bank"].shape[1])
+        inputs = (
+            Port(head.feature, "float32", ("row", width)),
+            Port("center", "float32", (width,)),
+            Port("spread", "float32", ("1",)),
+            Port("bank", "float32", ("shared", width)),
+        )
+        return {**specs, "head": GraphSpec(inputs, (Port("score", "float32", ("row", "1")),), head)}
+
+    def predict(
+        self, batch: Batch, state: State, options: Mapping[str, Any], rngs: Sequence[np.random.Generator]
+    ) -> Generator[Call | tuple[Call, ...] | Emit, Any, list[Prediction | MainstemError]]:
+        """As every single pass goes, with the features of the state beside those of the batch."""
+        held = {name: state.arrays[name] for name in ("center", "spread", "bank") if name in state.arrays}
+        inner = super().predict(batch, state, options, rngs)
+        call = next(inner)
+        while True:
+            if isinstance(call, Call) and call.graph == "head":
+                call = replace(call, inputs={**call.inputs, **held})
+            try:
+                call = inner.send((yield call))
+            except StopIteration as ended:
+                return list(ended.value)
 
     def calibrate(self, outputs: Arrays, targets: Arrays, state: State) -> State:
         """The threshold that the stated share of held-out ordinary scores exceeds, at most, in expectation; and, from the rank of that

@@ -235,12 +235,17 @@ def _for_table(
 
 
 def _predicted(task: str, given: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]], config: Config) -> list[Candidate]:
-    """Predictors over the table. Raises MainstemError where there is none, or a network is asked for."""
+    """Predictors over the table, or a brought backbone over the one other input. Raises MainstemError where there is neither."""
+    brought = [(name, ref) for name, refs in given.items() for ref in refs if name != "table" and _is_pretrained(ref)]
+    if "table" not in groups and len(groups) == 1 and brought:
+        inputs = [InputSettings(name=name, columns=tuple(groups[name]), backbone=ref, adapt="probe") for name, ref in brought]
+        return [Candidate(name=_label(each), inputs=(each,), training=_training("probe")) for each in inputs]
     refs = list(given.get("table", ())) or [PREDICTED[task]]
     made = [InputSettings(name="table", columns=tuple(groups.get("table", ())), backbone=ref) for ref in refs]
     if "table" not in groups or any(predictor_of(each, config.training) is None for each in made):
         raise MainstemError(
-            f"the task {task} reads numbers, categories and dates by '{PREDICTED[task]}', or series", do="Leave --backbone out."
+            f"the task {task} reads numbers, categories and dates by '{PREDICTED[task]}', series, or one column of pictures or texts",
+            do="For those, bring a backbone with weights: --backbone timm:FOLDER or hf:FOLDER.",
         )
     return [Candidate(name=each.backbone, inputs=(each,)) for each in made]
 
