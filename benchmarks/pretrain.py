@@ -28,9 +28,9 @@ PRETRAINING = {
     "objective": "mlm",
     "backbone": "bert-tiny",
     "inputs": ["text"],
-    "training": {"batch_size": 128, "lr": 0.001, "steps": 1500},
+    "training": {"optimizer": "muon", "batch_size": 128, "lr": 0.002, "schedule": "cosine", "warmup": 100, "clip": 1.0, "steps": 6000},
     "backbone_settings": {"max_length": 64},
-    "evaluate_every": 250,
+    "evaluate_every": 500,
 }
 RATES = (2e-4, 5e-4, 1e-3)
 FINE = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.06, "batch_size": 16, "epochs": 12, "clip": 1.0}
