@@ -48,3 +48,11 @@ def writer_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     """A small GPT that continues sentences."""
     rows = [{"text": text} for text in sentences()]
     return ms.train(rows, task="generation", config=writing("text"), out=tmp_path_factory.mktemp("runs") / "writer")
+
+
+LONGEST = ("test_readme.py", "test_demo.py", "test_base_install.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
