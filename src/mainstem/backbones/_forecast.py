@@ -6,6 +6,7 @@ units of the spread ("shift" [n, H]); quantiles are naive + spread · (shift + o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
@@ -64,7 +65,7 @@ def offsets(residuals: Array, known: Array, levels: Sequence[float], fallback: A
     return np.asarray(size[:, None] * np.quantile(shape, levels) if len(shape) else fallback)
 
 
-class Forecaster:
+class Forecaster(ABC):
     """A predictor of forecasts: `arrays` it encodes beside "values", "units", "naive", "spread"; settings with their limits."""
 
     name = ""
@@ -101,19 +102,19 @@ class Forecaster:
         shapes = {name: list(arrays[name].shape[1:]) for name in self.read}
         return State({"horizon": state["horizon"], "levels": levels, "shapes": shapes}, {**learned, "offsets": made})
 
+    @abstractmethod
     def learn(
         self, arrays: Arrays, answers: Arrays, times: Array | None, settings: Mapping[str, Any], levels: Sequence[float], seed: int
     ) -> tuple[dict[str, Array], Array]:
         """→ fitted arrays, offsets [H, Q]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shift(self, state: State, arrays: Arrays) -> Array:
         """[n, H], in numpy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nodes(self, state: State, graph: Graph) -> str:
         """The same in ONNX: the name of a float64 [n, H]."""
-        raise NotImplementedError
 
     def run(self, state: State, arrays: Arrays) -> dict[str, Array]:
         """{"quantiles": [n, H, Q], "units": [n, 2]} float64."""

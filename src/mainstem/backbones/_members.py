@@ -30,19 +30,15 @@ class Member(Protocol):
 
     def tune(self, problem: Problem, folds: Folds, settings: Settings, seed: int) -> tuple[dict[str, Any], Array]:
         """→ what was chosen, and float64 [n, s]: scores of the held-out rows by models that did not see them."""
-        ...
 
     def fit(self, problem: Problem, chosen: Settings, settings: Settings, seed: int) -> dict[str, Array]:
         """Fitted arrays."""
-        ...
 
     def run(self, fitted: Arrays, arrays: Arrays, kind: str) -> Array:
         """Arrays of the table → scores float64 [n, s]."""
-        ...
 
     def nodes(self, fitted: Arrays, name: str, kind: str) -> Graph:
         """The same in ONNX: scores float64 under `name`, all other names begin with `name`."""
-        ...
 
 
 class Linear:

@@ -75,6 +75,14 @@ def save(module: Any, ref: Ref, settings: Mapping[str, Any], **more: Any) -> dic
     return {"config.json": to_json(tree), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
 
 
+def save_bare(module: Any, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """config.json as it is, and model.safetensors."""
+    from safetensors.torch import save as to_bytes
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return {"config.json": to_json(config), WEIGHTS: to_bytes(weights)}
+
+
 def save_family(module: Any, config: Mapping[str, Any]) -> dict[str, bytes | Path]:
     """config.json and model.safetensors of a transformers module from scratch, as transformers reads them."""
     from safetensors.torch import save as to_bytes

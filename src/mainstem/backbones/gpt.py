@@ -61,12 +61,7 @@ class Gpt:
         """config.json, model.safetensors and tokenizer.json, as transformers reads them."""
         if ref.folder:
             return hf.plugin.save(module, ref)
-        from safetensors.torch import save as to_bytes
-
-        from mainstem.nn import decoder
-
-        weights = to_bytes({name: t.contiguous() for name, t in decoder.weights(module).items()}, metadata={"format": "pt"})
-        return {"config.json": _own.to_json(_config(ref)), _own.WEIGHTS: weights, **_tokens.tokenizer(ref)}
+        return _own.save_family(module, _config(ref)) | _tokens.tokenizer(ref)
 
 
 def _settings(ref: Ref) -> dict[str, Any]:

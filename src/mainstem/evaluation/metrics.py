@@ -41,15 +41,12 @@ class Family(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """Of its overall figures."""
-        ...
 
     def rows(self, answers: Answers) -> Array:
         """Statistics by example, float64 [n, s]."""
-        ...
 
     def figures(self, stats: Array, counts: Array) -> Figures:
         """Every figure for resamples that draw row i counts[:, i] times."""
-        ...
 
 
 def answers(kind: str, predictions: Sequence[Prediction], targets: Sequence[Value], labels: Sequence[str]) -> Answers:

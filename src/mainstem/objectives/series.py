@@ -5,7 +5,6 @@ A step sees windows of one shape; how the series are made stands in _series.py, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -80,14 +79,11 @@ class Series(Objective):
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """config.json and model.safetensors."""
-        from safetensors.torch import save
-
         from mainstem.nn.patches import QUANTILES
 
         config = {"mainstem": "incontext_series", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
         config["quantiles"] = list(QUANTILES)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
-        return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+        return _own.save_bare(networks["backbone"], config)
 
     def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
         """{"network": one pass}, over any number of series, patches of the past and patches ahead."""

@@ -5,7 +5,6 @@ A step sees tables of one shape; how they are made stands in _tables.py.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -75,11 +74,8 @@ class Tables(Objective):
 
     def artifact(self, networks: Mapping[str, Any]) -> dict[str, bytes]:
         """config.json and model.safetensors."""
-        from safetensors.torch import save
-
         config = {"mainstem": "incontext", **{name: self.settings[name] for name in ("width", "layers", "heads")}}
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks["backbone"].state_dict().items()}
-        return {"config.json": json.dumps(config, indent=1).encode(), "model.safetensors": save(weights)}
+        return _own.save_bare(networks["backbone"], config)
 
     def graphs(self, networks: Mapping[str, Any], specs: Mapping[str, GraphSpec], state: State) -> dict[str, GraphSpec]:
         """{"network": the whole pass}, over any number of tables, rows and columns."""
