@@ -3,10 +3,10 @@
     python benchmarks/pretrain_views.py --data FOLDER --runs FOLDER [--minilm FOLDER] [--only texts|pictures] [--json FILE]
 
 texts: `contrastive` goes on from MiniLM on the texts of debsections/train.csv, labels left out; then probes on 1,000 labels, judged by
-debsections/test.csv. pictures: `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of scikit-learn's
-digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where it goes on from
-when it is started again. Nothing was chosen on the files that judge: the settings are the objectives' own, but for size and length,
-which the time that a run may take decides.
+debsections/test.csv. pictures: `contrastive` and `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of
+scikit-learn's digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where
+it goes on from when it is started again. Nothing was chosen on the files that judge: the settings are the objectives' own, but for size
+and length, which the time that a run may take decides.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ from mainstem import api, registry
 LABELS, DIGITS, DIGIT_LABELS, SEED = 1000, 1300, 500, 0
 TOKENS, PIXELS = 64, 56
 TEXTS = {"objective": "contrastive", "settings": {"length": TOKENS}, "training": {"steps": 100}, "evaluate_every": 25}
+VIT = {"backbone": "vit-tiny", "backbone_settings": {"size": PIXELS}, "evaluate_every": 100}
 PICTURES = {
-    "objective": "masked-image",
-    "backbone": "vit-tiny",
-    "backbone_settings": {"size": PIXELS},
-    "training": {"epochs": 20},
-    "evaluate_every": 60,
+    "contrastive": {"objective": "contrastive", **VIT},
+    "masked-image": {"objective": "masked-image", **VIT, "training": {"epochs": 100}},
 }
 
 
@@ -82,7 +80,7 @@ def random_weights(folder):
     """A ViT-tiny that has learned nothing, as a folder, so that it is probed like the others."""
     import torch
 
-    ref = replace(registry.resolve("vit-tiny"), settings=PICTURES["backbone_settings"])
+    ref = replace(registry.resolve("vit-tiny"), settings=VIT["backbone_settings"])
     plugin = registry.load("backbones", "vit").plugin
     torch.manual_seed(SEED)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,13 +123,15 @@ def pictures(options, save):
     for row in read(options.data / "stamps" / "index.csv"):
         stamps[row["split"]].append({"image": str((options.data / "stamps" / row["image"]).resolve()), "label": row["label"]})
     unlabelled = write(options.runs / "pictures.jsonl", [{"image": row["image"]} for row in [*drawn[:DIGITS], *stamps["train"]]])
-    made, told = pretrained(PICTURES, unlabelled, options.runs / "pictures")
-    report = {"pretraining": told, "accuracy": {}}
+    report, backbones = {"pretraining": {}, "accuracy": {}}, {}
+    for name, config in PICTURES.items():
+        made, report["pretraining"][name] = pretrained(config, unlabelled, options.runs / name)
+        backbones[name] = made.backbone
     for data, rows, test in (("digits", drawn[:DIGIT_LABELS], drawn[DIGITS:]), ("stamps", stamps["train"], stamps["test"])):
         for name, backbone, settings in (
             ("cnn", "cnn", {}),
             ("random weights", random_weights(options.runs / "random"), {"adapt": "probe"}),
-            ("pretrained", made.backbone, {"adapt": "probe"}),
+            *((name, backbone, {"adapt": "probe"}) for name, backbone in backbones.items()),
         ):
             report["accuracy"][f"{data}, {name}"] = {
                 **trained(rows, test, "image", backbone, **settings),

@@ -21,9 +21,9 @@ def write(folder, suffix, rows):
     if suffix in (".csv", ".tsv"):
         frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
     elif suffix == ".parquet":
-        frame.to_parquet(path)
+        frame.to_parquet(path, row_group_size=50)
     elif suffix == ".jsonl":
-        path.write_text("".join(json.dumps({"id": i, "body": row}) + "\n" for i, row in enumerate(rows)))
+        path.write_text("".join(json.dumps({"id": i, "body": row}) + "\n" + "\n" * (i % 9 == 0) for i, row in enumerate(rows)))
     else:
         path.write_text("".join(f"{row}\n" for row in rows))
     return path
@@ -34,8 +34,19 @@ def test_every_format_gives_the_same_texts_and_goes_on_where_it_was(tmp_path, su
     source = Texts(write(tmp_path, suffix, LINES))
     assert texts(source) == LINES
     read = list(source.read())
-    file, row, _ = read[122]
-    assert list(source.read(file, row)) == read[123:]
+    for at in (0, 49, 50, 122, 298):
+        file, row, _ = read[at]
+        assert list(source.read(file, row)) == read[at + 1 :]
+    assert list(Texts(source.path, source.columns, most=130).read(0, 123)) == read[123:130]
+
+
+def test_what_was_read_before_is_not_parsed_again(tmp_path):
+    path = write(tmp_path, ".jsonl", LINES)
+    path.write_text(path.read_text().replace('{"id": 230,', "not JSON: {", 1))
+    source = Texts(path, ["body"])
+    assert len(list(source.read(0, 250))) == 50
+    with pytest.raises(MainstemError, match="not JSON"):
+        list(source.read())
 
 
 def test_a_folder_is_read_by_name_and_what_holds_no_texts_is_told(tmp_path):

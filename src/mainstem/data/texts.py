@@ -59,7 +59,8 @@ class Texts:
         for number in range(file, len(self.files)):
             path = self.files[number]
             skipped = row if number == file else 0
-            for done, (line, cells) in enumerate(islice(self._rows(path, self.columns), skipped, self.most or None), skipped + 1):
+            left = max(0, self.most - skipped) if self.most else None
+            for done, (line, cells) in enumerate(islice(self._rows(path, self.columns, skipped), left), skipped + 1):
                 yield number, done, [text for cell in cells if (text := _text(cell, path, line))]
 
     def taken(self) -> float:
@@ -125,20 +126,21 @@ class Texts:
                 return _records(stream, path, suffix)[0]
             return list(dict.fromkeys(name for _, row in islice(_objects(stream, path), _SEEN) for name in row))
 
-    def _rows(self, path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+    def _rows(self, path: Path, columns: Sequence[str], skipped: int = 0) -> Iterator[Cells]:
+        """The rows of a file but the first `skipped`, which are passed over unread where the format allows it."""
         suffix = path.suffix.casefold()
         if suffix in (".parquet", ".pq"):
-            yield from _parquet(path, columns)
+            yield from _parquet(path, columns, skipped)
             return
         with self._opened(path) as stream:
             if suffix == ".txt":
-                yield from ((line, [text]) for line, text in _paragraphs(stream))
+                yield from ((line, [text]) for line, text in islice(_paragraphs(stream), skipped, None))
             elif suffix in (".csv", ".tsv"):
                 names, records = _records(stream, path, suffix)
                 places = [_place(name, names, path) for name in columns]
-                yield from ((line, [record[i] for i in places]) for line, record in records)
+                yield from ((line, [record[i] for i in places]) for line, record in islice(records, skipped, None))
             else:
-                yield from ((line, [row.get(name) for name in columns]) for line, row in _objects(stream, path))
+                yield from ((line, [row.get(name) for name in columns]) for line, row in _objects(stream, path, skipped))
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[io.TextIOWrapper]:
@@ -227,11 +229,9 @@ def _checked_records(reader: Any, width: int, path: Path) -> Iterator[tuple[int,
         raise MainstemError(f"this is not CSV: {error}", where=f"{path}:{reader.line_num}") from None
 
 
-def _objects(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSONL; blank lines are none."""
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
+def _objects(stream: io.TextIOWrapper, path: Path, skipped: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSONL but the first `skipped`, which are not parsed; blank lines are none."""
+    for number, line in islice(((n, line) for n, line in enumerate(stream, 1) if line.strip()), skipped, None):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -263,13 +263,19 @@ def _paragraphs(stream: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
         yield from ((number, line) for number, line in lines if line.strip())
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+def _parquet(path: Path, columns: Sequence[str], skipped: int = 0) -> Iterator[Cells]:
+    """The rows but the first `skipped`: of the groups before them nothing is read."""
     file = open_parquet(path)
     for name in columns:
         _place(name, file.schema_arrow.names, path)
+    groups = list(range(file.num_row_groups))
     number = 0
-    for batch in file.iter_batches(batch_size=_BATCH, columns=list(columns)):
+    while groups and number + (rows := file.metadata.row_group(groups[0]).num_rows) <= skipped:
+        number += rows
+        del groups[0]
+    for batch in file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=list(columns)):
         lists = {name: column.to_pylist() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
         for cells in zip(*(lists[name] for name in columns), strict=True):
             number += 1
-            yield number, list(cells)
+            if number > skipped:
+                yield number, list(cells)

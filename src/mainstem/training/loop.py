@@ -222,7 +222,8 @@ class _Fit:
         if not self.valid or type(self.task).loss is Task.loss:
             return None
         self._mode(training=False)
-        size = len(self.valid) if self.task.batch_coupled else max(self.size, 32 if self.rows else 256)
+        apart = -(-max(self.size, 0 if self.rows else 256) // self.settings.accumulate)  # what steps must not hold, looks must not
+        size = len(self.valid) if self.task.batch_coupled else apart
         total: dict[str, float] = {}
         for indices in chunked(len(self.valid), self.valid.lengths, size):
             batch = tensors(self.valid.take(indices))
