@@ -285,6 +285,20 @@ def test_inspect_shows_data_its_plan_and_its_leaks(call, tmp_path):
     assert "'copy'" in out.partition("what looks wrong")[2]
 
 
+def test_inspect_of_series_takes_the_flags_of_train(call, tmp_path):
+    data = tmp_path / "sales.csv"
+    months = [f"20{year}-{month:02d}" for year in range(10, 20) for month in range(1, 13)]
+    lines = ["shop,month,sold", *(f"a,{name},{i % 12}" for i, name in enumerate(months) if i != 50)]
+    data.write_text("\n".join(lines))
+    code, out, _ = call("inspect", data, "--target", "sold", "--series", "shop", "--time", "month", "--horizon", "6", "--season", "12")
+    assert code == 0
+    assert "task: forecasting of sold" in out
+    assert "1 steps without a row count as missing" in out
+    code, _, err = call("inspect", data, "--target", "sold", "--series", "shp", "--time", "month", "--horizon", "6")
+    assert code == 2
+    assert "Did you mean 'shop'?" in err
+
+
 def test_inspect_shows_a_model_and_a_run(call, table_run):
     for path in (table_run.path, table_run.path / "model"):
         code, out, _ = call("inspect", path)

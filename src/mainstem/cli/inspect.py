@@ -15,6 +15,13 @@ from mainstem.cli import note
 def command(
     path: Annotated[str, Argument(metavar="DATA|MODEL|RUN|CONFIG")],
     target: Annotated[list[str] | None, Option(metavar="COL", help="of data: show the task, the candidates and leaks as well")] = None,
+    task: Annotated[str | None, Option(metavar="T", help="of data, as with train, and so the next ones")] = None,
+    group: Annotated[str | None, Option(metavar="COL")] = None,
+    time: Annotated[str | None, Option(metavar="COL")] = None,
+    series: Annotated[str | None, Option(metavar="COL")] = None,
+    horizon: Annotated[int | None, Option(metavar="N")] = None,
+    window: Annotated[int | None, Option(metavar="N")] = None,
+    season: Annotated[int | None, Option(metavar="N")] = None,
 ) -> None:
     """What it is, what mainstem would do with it, and what looks wrong."""
     from mainstem import artifact
@@ -29,13 +36,14 @@ def command(
     elif folder.suffix in (".yaml", ".yml"):
         _pretraining(folder)
     else:
-        _data(path, target or [])
+        given = {"task": task, "group": group, "time": time, "series": series, "horizon": horizon, "window": window, "season": season}
+        _data(path, target or [], {name: value for name, value in given.items() if value is not None})
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _data(path: str, targets: Sequence[str]) -> None:
+def _data(path: str, targets: Sequence[str], given: Mapping[str, Any]) -> None:
     from mainstem.data import kinds, sources
     from mainstem.schema import is_missing
 
@@ -52,8 +60,8 @@ def _data(path: str, targets: Sequence[str]) -> None:
     print()
     _print_table(lines)
     print()
-    if targets:
-        _plan(path, targets)
+    if targets or given:
+        _plan(path, targets, given)
     else:
         print("With --target COLUMN it also shows the task, the candidates and what looks wrong.")
 
@@ -63,12 +71,12 @@ def _example(cells: Sequence[Any]) -> str:
     return text if len(text) <= 30 else f"{text[:29]}…"
 
 
-def _plan(path: str, targets: Sequence[str]) -> None:
+def _plan(path: str, targets: Sequence[str], given: Mapping[str, Any]) -> None:
     """What `train` would do, up to the first fit."""
     from mainstem import api
     from mainstem.training import plan, preparing
 
-    config = api.configure(path, list(targets), None, {"allow_leak": True})
+    config = api.configure(path, list(targets), None, {**given, "allow_leak": True})
     data = preparing.prepare(config)
     candidates, notes = plan.candidates(config, data)
     print(f"task: {data.name}{_of(t.name for t in data.schema.targets)}")
