@@ -16,3 +16,11 @@ def test_a_brought_folder_is_named_without_its_path(tmp_path, monkeypatch):
 def test_candidates_of_one_name_are_told_apart():
     made = [Candidate(name=name, inputs=()) for name in ("a", "b", "a", "a")]
     assert [c.name for c in _told_apart(made)] == ["a", "b", "a #2", "a #3"]
+
+
+def test_few_rows_are_passed_more_often():
+    steps = {rows: plan._training("ngram", rows).epochs * -(-rows // 64) for rows in (100, 500, 2000, 20_000)}
+    assert steps[500] == 320  # 40 passes, and no more
+    assert steps[2000] >= 400
+    assert plan._training("ngram", 20_000) == plan._training("ngram")
+    assert plan._training("probe", 100) == plan._training("probe")

@@ -48,6 +48,8 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
         "warmup": 0.05, "clip": 1.0, "group_by_length": True,
     },
 }  # fmt: skip
+# Steps before which little is learned, whatever the data (docs/log.md): few rows are passed more often, though not without end.
+LEAST, MOST_PASSES = {"ngram": 400, "fusion": 400}, 40
 SCRATCH = {"table": "mlp", "text": "ngram", "image": "cnn"}  # networks that need nothing brought along, by modality
 IN_CONTEXT = 2000  # rows up to which the in-context network is tried unasked: its strength is few rows, its cost grows with them
 # What is compared on series by task, the simplest first, as far as it is there: families NAME_series.
@@ -284,7 +286,7 @@ def _for_others(
         for name, columns in groups.items():
             picked = choice if name == main else _matching(choices[name], choice)
             inputs += [_input(name, i, columns, ref, adapt) for i, (ref, adapt) in enumerate(picked)]
-        made += _trained(inputs, config)
+        made += _trained(inputs, config, len(prepared.parts["train"]))
     return made
 
 
@@ -320,8 +322,8 @@ def _input(name: str, place: int, columns: Sequence[str], ref: str, adapt: str) 
     return InputSettings(name=name if not place else f"{name}-{place + 1}", columns=tuple(columns), backbone=ref, adapt=adapt)  # type: ignore[arg-type]
 
 
-def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]:
-    """A candidate over these inputs with the training that suits them; a probe alone is tried at several strengths of l2."""
+def _trained(inputs: Sequence[InputSettings], config: Config, rows: int) -> list[Candidate]:
+    """A candidate over these inputs with the training that suits so many rows; a probe alone is tried at several strengths of l2."""
     kinds = {each.adapt for each in inputs}
     name = " + ".join(_label(each) for each in inputs)
     # beside a network that learns with it, a frozen feature is best left as it is (docs/log.md)
@@ -331,7 +333,7 @@ def _trained(inputs: Sequence[InputSettings], config: Config) -> list[Candidate]
         return [
             Candidate(name=f"{name} (l2 {l2:g})", inputs=tuple(inputs), training=_training("probe", l2=l2), head=head) for l2 in strengths
         ]
-    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(inputs)), head=head)]
+    return [Candidate(name=name, inputs=tuple(inputs), training=_training(_key(inputs), rows), head=head)]
 
 
 def _key(inputs: Sequence[InputSettings]) -> str:
@@ -351,8 +353,14 @@ def _label(each: InputSettings) -> str:
     return f"{short} {each.adapt}" if _is_pretrained(each.backbone) else short
 
 
-def _training(key: str, **more: Any) -> Training:
-    return Training(**{**TRAINING[key], **more})
+def _training(key: str, rows: int = 0, **more: Any) -> Training:
+    """What suits a family. rows: how many there are to learn from, where their number matters."""
+    suited = {**TRAINING[key], **more}
+    if key in LEAST and rows:
+        passes = min(MOST_PASSES, -(-LEAST[key] // -(-rows // suited["batch_size"])))
+        if passes > suited["epochs"]:
+            suited |= {"epochs": passes, "patience": max(suited["patience"], passes // 3)}
+    return Training(**suited)
 
 
 def _with_given_training(candidate: Candidate, given: Training) -> Candidate:
