@@ -28,11 +28,11 @@ PRETRAINING = {
     "objective": "mlm",
     "backbone": "bert-tiny",
     "inputs": ["text"],
-    "training": {"optimizer": "muon", "batch_size": 128, "lr": 0.002, "schedule": "cosine", "warmup": 100, "clip": 1.0, "steps": 6000},
-    "backbone_settings": {"max_length": 64},
-    "evaluate_every": 500,
+    "training": {"optimizer": "muon", "batch_size": 128, "lr": 0.002, "schedule": "cosine", "warmup": 100, "clip": 1.0, "steps": 8000},
+    "backbone_settings": {"max_length": 256},
+    "evaluate_every": 666,
 }
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = (5e-4, 1e-3, 2e-3)
 FINE = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.06, "batch_size": 16, "epochs": 12, "clip": 1.0}
 
 
