@@ -32,7 +32,7 @@ TEXTS = {"objective": "contrastive", "settings": {"length": TOKENS}, "training":
 VIT = {"backbone": "vit-tiny", "backbone_settings": {"size": PIXELS}, "evaluate_every": 100}
 PICTURES = {
     "contrastive": {"objective": "contrastive", **VIT},
-    "masked-image": {"objective": "masked-image", **VIT, "training": {"epochs": 100}},
+    "masked-image": {"objective": "masked-image", **VIT, "training": {"epochs": 20}},
 }
 
 
