@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,22 @@ from mainstem.contracts import Array, Arrays, Call, GraphSpec, Kept, Port
 from mainstem.runtimes._join import rows_of
 
 Function = Callable[[Arrays, tuple[str, ...]], dict[str, Array]]  # (inputs, wanted outputs) → outputs
+
+
+class Bound:
+    """A shared function as one model calls it: with `rows`, inputs that hold one value of the model's own in every row.
+
+    Calls of different models may be joined by their `function` once each has its rows. `close` gives up what the model has beside it.
+    """
+
+    def __init__(self, function: Function, rows: Mapping[str, int], close: Callable[[], None] = lambda: None) -> None:
+        self.function, self.rows = function, dict(rows)
+        self.close = weakref.finalize(self, close)  # at the latest when nobody holds the model any more
+
+    def __call__(self, arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
+        """Run the function on these arrays and the rows."""
+        filled = {name: np.full(len(arrays[name]) if name in arrays else 1, value, np.int64) for name, value in self.rows.items()}
+        return self.function({**arrays, **filled}, wanted)
 
 
 class GraphRunner:
