@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,8 +19,7 @@ class Bound:
     """
 
     def __init__(self, function: Function, rows: Mapping[str, int], close: Callable[[], None] = lambda: None) -> None:
-        self.function, self.rows = function, dict(rows)
-        self.close = weakref.finalize(self, close)  # at the latest when nobody holds the model any more
+        self.function, self.rows, self.close = function, dict(rows), close
 
     def __call__(self, arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
         """Run the function on these arrays and the rows."""

@@ -119,8 +119,8 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session(data: bytes, where: str = "", *, once: bool = False, cores: int = 0) -> onnxruntime.InferenceSession:
-    """A session for one graph; `once`: it runs a single time, so nothing is computed beforehand. `cores`: 0 for all.
+def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.InferenceSession:
+    """A session for one graph; `once`: it runs a single time, so nothing is computed beforehand.
 
     Raises MainstemError where it holds external data or is not a graph.
     """
@@ -128,7 +128,7 @@ def session(data: bytes, where: str = "", *, once: bool = False, cores: int = 0)
         _refuse_external(data, where)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = cores or threads()
+        options.intra_op_num_threads = threads()
         left_out = ["ConstantFolding"] if once else []
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
     except MainstemError:
@@ -182,9 +182,9 @@ class Graph:
     Its input "adapter" [row] says which of them a row takes, 0 for none.
     """
 
-    def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None, cores: int = 0) -> None:
+    def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None) -> None:
         """Raises MainstemError where the bytes are no graph, or have no place for the adapter."""
-        self.where, self.cores = where, cores
+        self.where = where
         self._changing = threading.RLock()
         self._numbers = itertools.count(1)  # never given twice: a call that waits must not meet another's adapter
         self._loaded = self._load(data, _lowrank.sizes_of(adapter) if adapter else {})
@@ -225,15 +225,15 @@ class Graph:
                 data, groups = _lowrank.branch(data, sizes, self.where)
             except (ValueError, IndexError, StopIteration) as error:
                 raise MainstemError(f"this is not a graph that can be adapted: {error}", where=self.where) from error
-        run = function(session(data, self.where, cores=self.cores))
+        run = function(session(data, self.where))
         return _Loaded(run, sizes, groups, {}, {}, _lowrank.stack(groups, sizes, []))
 
 
 _NONE = np.zeros(1, np.int64)  # no adapter, in all rows
 
 
-def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None, cores: int = 0) -> GraphRunner:
-    """A Runner over the graphs of a model folder. Graphs of equal bytes share one session through `cache`. cores: of a session, 0 for all.
+def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None) -> GraphRunner:
+    """A Runner over the graphs of a model folder. Graphs of equal bytes share one session through `cache`.
 
     By bytes, not by `weights_id`: that is what a folder says of itself, and one that claims another model's id must not answer for it.
     """
@@ -241,7 +241,7 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
     paths = {name: folder / "onnx" / f"{name}.onnx" for name in specs}
     adapters = {name: read_adapter(folder / "adapters" / spec.adapter) for name, spec in specs.items() if spec.adapter}
     graphs = {name: path.read_bytes() for name, path in paths.items()}
-    return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters, cores), specs)
+    return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters), specs)
 
 
 def functions(
@@ -249,7 +249,6 @@ def functions(
     where: Mapping[str, str] | None = None,
     cache: dict[str, Function] | None = None,
     adapters: Mapping[str, Adapter] | None = None,
-    cores: int = 0,
 ) -> dict[str, Function]:
     """A function for each graph but those "NAME.shared", whose outputs become further inputs of NAME. `where`: files, for messages.
 
@@ -261,7 +260,7 @@ def functions(
         shared, adapter, data = f"{name}{SHARED}", adapters.get(name), graphs[name]
         key = hashlib.sha256(data + graphs.get(shared, b"")).hexdigest()
         if key not in cache:
-            alone = Graph(data, where.get(name, ""), adapter, cores)
+            alone = Graph(data, where.get(name, ""), adapter)
             cache[key] = _with_shared(alone, graphs[shared], where.get(shared, "")) if shared in graphs else alone
         made[name] = _bound(cache[key], adapter, data) if adapter else cache[key]
     return made
