@@ -7,6 +7,7 @@ itself stays as it was written, so that models with and without adapters of one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ _NAME = "lora"  # begins the names of what is added
 ROWS = f"{_NAME}.{ADAPTER.name}"  # the added input: the place in the banks that each row takes, or all rows
 _MODEL_GRAPH, _NODE, _TENSOR, _INPUT = 7, 1, 5, 11  # fields of onnx.proto3
 _FLOAT, _INT64 = 1, 7
+_AGAIN = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,18 @@ def stack(groups: Sequence[Group], sizes: Sizes, adapters: Sequence[Adapter]) ->
 def _ends(nodes: Sequence[_Node], sizes: Sizes, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, tuple[str, str]]:
     """The output of each layer → the layer and what it reads: of its product, or of the sum with its bias."""
     sums = {name: node for node in nodes if node.operator == "Add" for name in node.inputs}
+    products = [node for node in nodes if node.operator in ("MatMul", "Gemm")]
+    same = {node.outputs[0]: node.inputs[0] for node in nodes if node.operator == "Identity"}  # equal weights are kept once
+    weights = {node.layer: same.get(node.inputs[1], node.inputs[1]) for node in products}
     ends: dict[str, tuple[str, str]] = {}
     found: dict[str, set[str]] = {layer: set() for layer in sizes}
-    for node in nodes:
-        if node.operator not in ("MatMul", "Gemm"):
-            continue
-        path = f".{node.layer}"
+    for node in products:
+        again = _AGAIN.sub("", node.layer)  # a further call of the same layer, where it has the same weights
+        weight = same.get(node.inputs[1], node.inputs[1])
+        path = f".{again if weights.get(again) == weight else node.layer}"
         for layer in (layer for layer in sizes if path.endswith(f".{layer}")):
             found[layer].add(path)
-            if sorted(shapes.get(node.inputs[1], sizes[layer])) != sorted(sizes[layer]):
+            if sorted(shapes.get(weight, sizes[layer])) != sorted(sizes[layer]):
                 raise MainstemError(f"the adapter is of another model: its layer '{layer}' has other widths", where=where)
             after = sums.get(node.outputs[0])
             end = after if after and after.layer == node.layer else node

@@ -166,6 +166,10 @@ class _Loaded:
     banks: Arrays
     without: Arrays  # banks of rank 0
 
+    def holding(self, adapters: Mapping[int, Adapter]) -> _Loaded:
+        """The same session beside these adapters."""
+        return replace(self, adapters=adapters, banks=_lowrank.stack(self.groups, self.sizes, list(adapters.values())))
+
     def places(self, rows: Array) -> Array:
         """The places in the banks of these adapters; one for all rows where they have the same."""
         numbers = rows.tolist()
@@ -185,7 +189,7 @@ class Graph:
     def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None) -> None:
         """Raises MainstemError where the bytes are no graph, or have no place for the adapter."""
         self.where = where
-        self._changing = threading.RLock()
+        self._changing = threading.Lock()
         self._numbers = itertools.count(1)  # never given twice: a call that waits must not meet another's adapter
         self._loaded = self._load(data, _lowrank.sizes_of(adapter) if adapter else {})
 
@@ -201,21 +205,17 @@ class Graph:
     def add(self, adapter: Adapter, data: bytes) -> int:
         """The number under which rows may take the adapter from now on. data: the graph's bytes, read again where a layer is new to it."""
         with self._changing:
-            sizes = _lowrank.sizes_of(adapter)
-            if not sizes.items() <= self._loaded.sizes.items():
-                self._loaded = self._load(data, {**self._loaded.sizes, **sizes})
+            loaded, sizes = self._loaded, _lowrank.sizes_of(adapter)
+            if not sizes.items() <= loaded.sizes.items():
+                loaded = self._load(data, {**loaded.sizes, **sizes})
             number = next(self._numbers)
-            self._change({**self._loaded.adapters, number: adapter})
+            self._loaded = loaded.holding({**self._loaded.adapters, number: adapter})
             return number
 
     def remove(self, number: int) -> None:
         """Give up an adapter; calls that wait for it fail, those that run end as they began."""
         with self._changing:
-            self._change({n: adapter for n, adapter in self._loaded.adapters.items() if n != number})
-
-    def _change(self, adapters: Mapping[int, Adapter]) -> None:
-        loaded = self._loaded
-        self._loaded = replace(loaded, adapters=adapters, banks=_lowrank.stack(loaded.groups, loaded.sizes, list(adapters.values())))
+            self._loaded = self._loaded.holding({n: adapter for n, adapter in self._loaded.adapters.items() if n != number})
 
     def _load(self, data: bytes, sizes: Mapping[str, tuple[int, int]]) -> _Loaded:
         groups: tuple[_lowrank.Group, ...] = ()
