@@ -86,7 +86,7 @@ def branch(data: bytes, sizes: Sizes, where: str = "") -> tuple[bytes, tuple[Gro
     branched: set[str] = set()
     for number, value in graph:
         y = _read_node(value).outputs[0] if number == _NODE and isinstance(value, memoryview) else ""
-        if isinstance(value, int) or y not in ends:
+        if not isinstance(value, memoryview) or y not in ends:
             parts += _pieces(number, value)
             continue
         layer, x = ends[y]
@@ -171,7 +171,7 @@ def _read_shape(data: memoryview) -> tuple[str, tuple[int, ...]]:
     name, shape = "", []
     for number, value in fields(data):
         if number == 1:
-            shape += [value] if isinstance(value, int) else varints(value)
+            shape += varints(value) if isinstance(value, memoryview) else [int(value)]
         elif number == 8 and isinstance(value, memoryview):
             name = bytes(value).decode()
     return name, tuple(shape)
@@ -233,13 +233,16 @@ def _value(name: str, kind: int, shape: Sequence[int | str]) -> bytes:
 
 def _renamed(data: memoryview, output: str) -> bytes:
     """The node with its output under another name, so that the sum may have it."""
-    return b"".join(field(number, _own(output) if number == 2 else value) for number, value in fields(data))
+    named = ((number, _own(output).encode() if number == 2 else value) for number, value in fields(data))
+    return b"".join(piece for number, value in named for piece in _pieces(number, value))
 
 
 def _own(y: str) -> str:
     return f"{_NAME}.own.{y}"
 
 
-def _pieces(number: int, value: int | bytes | memoryview) -> list[bytes | memoryview]:
+def _pieces(number: int, value: int | float | bytes | memoryview) -> list[bytes | memoryview]:
     """A field in pieces: weights are copied once, when all are joined."""
+    if isinstance(value, float):
+        raise ValueError("a number where no model has one")
     return [field(number, value)] if isinstance(value, int) else [head(number, len(value)), value]

@@ -7,6 +7,7 @@ every tensor itself: in initialisers, sparse ones, attributes, subgraphs and fun
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 # message → {field number: message} for the fields that can lead to a tensor (onnx.proto3)
@@ -39,8 +40,8 @@ def _walk(data: memoryview, message: str, depth: int) -> bool:
     return False
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of a message; fixed-size numbers are left out. Raises ValueError where this is none."""
+def fields(data: memoryview) -> Iterator[tuple[int, int | float | memoryview]]:
+    """(number, value) of each field of a message; numbers of 8 bytes are left out. Raises ValueError where this is none."""
     at, end = 0, len(data)
     while at < end:
         key, at = _varint(data, at)
@@ -58,6 +59,8 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             at += 8 if wire == 1 else 4
             if at > end:
                 raise ValueError("cut short")
+            if wire == 5:
+                yield number, float(struct.unpack("<f", data[at - 4 : at])[0])
         else:
             raise ValueError(f"wire type {wire}")
 

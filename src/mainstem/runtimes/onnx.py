@@ -24,7 +24,7 @@ import onnxruntime
 from mainstem.artifact import Adapter, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
-from mainstem.runtimes import _lowrank
+from mainstem.runtimes import _lowrank, linear
 from mainstem.runtimes._calls import Bound, Function, GraphRunner
 from mainstem.runtimes._protobuf import has_external_data
 
@@ -260,7 +260,8 @@ def functions(
         shared, adapter, data = f"{name}{SHARED}", adapters.get(name), graphs[name]
         key = hashlib.sha256(data + graphs.get(shared, b"")).hexdigest()
         if key not in cache:
-            alone = Graph(data, where.get(name, ""), adapter)
+            whole = None if adapter or shared in graphs else linear.read(data)
+            alone = whole or Graph(data, where.get(name, ""), adapter)
             cache[key] = _with_shared(alone, graphs[shared], where.get(shared, "")) if shared in graphs else alone
         made[name] = _bound(cache[key], adapter, data) if adapter else cache[key]
     return made
