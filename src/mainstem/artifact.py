@@ -210,15 +210,22 @@ class Adapter:
 
     layers: Mapping[str, tuple[Array, Array, float]]
 
+    @property
+    def adapter_id(self) -> str:
+        """Id of its weights and factors."""
+        downs = {f"{name}.down": down for name, (down, _, _) in self.layers.items()}
+        ups = {f"{name}.up": up for name, (_, up, _) in self.layers.items()}
+        return weights_id({**downs, **ups}, {name: scale for name, (_, _, scale) in self.layers.items()})
+
 
 def read_adapter(folder: Path) -> Adapter:
     """The adapter of a folder in PEFT's format. Raises MainstemError for a file that is missing or torn, or another kind of adapter."""
     scale = adapter_scale(folder)
-    arrays = read_arrays(folder / ADAPTER_WEIGHTS)
+    arrays = read_arrays(inside(folder, ADAPTER_WEIGHTS))
     layers = {}
     for name in sorted({adapter_layer(key, folder) for key in arrays}):
         down, up = (arrays.get(f"{ADAPTER_PREFIX}{name}.{part}.weight") for part in ("lora_A", "lora_B"))
-        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
+        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] > 0:
             raise MainstemError(f"the adapter holds no whole pair for the layer '{name}'", where=str(folder))
         layers[name] = (down.astype(np.float32), up.astype(np.float32), scale(len(down)))
     return Adapter(layers)
@@ -226,13 +233,14 @@ def read_adapter(folder: Path) -> Adapter:
 
 def adapter_config(folder: Path) -> Mapping[str, Any]:
     """adapter_config.json of PEFT. Raises MainstemError where it is none, or of an adapter that is not LoRA on linear layers alone."""
-    path = folder / ADAPTER_CONFIG
+    path = inside(folder, ADAPTER_CONFIG)
     try:
         config: Mapping[str, Any] = json.loads(path.read_bytes())
         if config["peft_type"] != "LORA":
             raise MainstemError(f"the adapter is of the kind {config['peft_type']}, not LORA", where=str(path))
-        float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not math.isfinite(float(config["lora_alpha"])):
+            raise ValueError("lora_alpha is not finite")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MainstemError("this is no adapter_config.json of PEFT", where=str(path)) from error
     for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):

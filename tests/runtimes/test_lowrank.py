@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -243,16 +243,17 @@ def test_an_adapter_of_another_model_is_refused(bert, tmp_path):
 
 
 def test_models_of_one_graph_share_it_and_are_bound_to_their_adapters(bert, tmp_path):
-    specs = {name: GraphSpec((*TEXT, ADAPTER), (Port("y", "float32", ("row", "16")),), adapter=name) for name in ("a", "b", "")}
+    spec = GraphSpec((*TEXT, ADAPTER), (Port("y", "float32", ("row", "16")),))
     runners, cache, alone = {}, {}, {"": live.function(bert.net)}
-    for name, spec in specs.items():
+    for name in ("a", "b", ""):
         folder = tmp_path / f"model-{name}"
         (folder / "onnx").mkdir(parents=True)
         (folder / "onnx/backbone.text.onnx").write_bytes(bert.graph())
         if name:
             (folder / "adapters").mkdir()
-            alone[name], _ = adapted(bert, ("query",), folder / "adapters" / name, seed=ord(name))
-        runners[name] = onnx.runner(folder, {"backbone.text": spec}, cache)
+            alone[name], adapter = adapted(bert, ("query",), folder / "adapters" / name, seed=ord(name))
+            own = replace(spec, adapter=name, adapter_id=adapter.adapter_id)
+        runners[name] = onnx.runner(folder, {"backbone.text": own if name else spec}, cache)
     functions = {name: runner.functions["backbone.text"] for name, runner in runners.items()}
     assert functions["a"].function is functions["b"].function is functions[""]
     assert functions["a"].rows != functions["b"].rows
@@ -262,3 +263,20 @@ def test_models_of_one_graph_share_it_and_are_bound_to_their_adapters(bert, tmp_
     with pytest.raises(MainstemError, match="no longer loaded"):
         functions["a"](bert.rows, ("y",))
     assert np.abs(functions["b"](bert.rows, ("y",))["y"] - alone["b"](bert.rows, ("y",))["y"]).max() < 1e-5
+    with pytest.raises(MainstemError, match="the adapter 'a' is another one than the model was made with"):
+        onnx.runner(tmp_path / "model-a", {"backbone.text": replace(own, adapter="a")}, cache)
+
+
+def test_an_id_is_of_the_weights_and_of_their_factor(bert, tmp_path):
+    _, adapter = adapted(bert, ("query",), tmp_path / "a")
+    torch.manual_seed(0)
+    module = copy.deepcopy(bert.net.module)
+    lora.attach(module, ("query",), rank=4, alpha=8, seed=1)
+    for name, layer in lora.attached(module).items():
+        layer.lora_B.weight.data.copy_(torch.from_numpy(adapter.layers[name][1]))
+    assert lora.adapter_id(module) == adapter.adapter_id
+    layer.alpha = 9.0
+    assert lora.adapter_id(module) != adapter.adapter_id
+    layer.alpha = 8.0
+    layer.lora_B.weight.data[0, 0] += 1e-3
+    assert lora.adapter_id(module) != adapter.adapter_id

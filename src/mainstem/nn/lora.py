@@ -137,10 +137,12 @@ def save(module: nn.Module) -> dict[str, bytes]:
 
 def adapter_id(module: nn.Module) -> str:
     """Id of the adapter: its weights, and what their product is multiplied with."""
-    layers = attached(module)
-    weights = {f"{name}.{part}": getattr(layer, part).weight for name, layer in layers.items() for part in ("lora_A", "lora_B")}
-    scales = {name: layer.alpha / layer.rank for name, layer in layers.items()}
-    return artifact.weights_id({name: tensor.detach().cpu().float().numpy() for name, tensor in weights.items()}, scales)
+
+    def weight(part: nn.Linear) -> Any:
+        return part.weight.detach().cpu().float().numpy()
+
+    layers = attached(module).items()
+    return artifact.Adapter({name: (weight(each.lora_A), weight(each.lora_B), each.alpha / each.rank) for name, each in layers}).adapter_id
 
 
 def load(module: nn.Module, folder: Path) -> nn.Module:

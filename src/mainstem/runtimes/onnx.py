@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from mainstem.artifact import Adapter, read_adapter
+from mainstem.artifact import Adapter, inside, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
 from mainstem.runtimes import _lowrank, linear
@@ -239,9 +239,16 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
     """
     folder = Path(folder)
     paths = {name: folder / "onnx" / f"{name}.onnx" for name in specs}
-    adapters = {name: read_adapter(folder / "adapters" / spec.adapter) for name, spec in specs.items() if spec.adapter}
+    adapters = {name: _adapter(folder, spec) for name, spec in specs.items() if spec.adapter}
     graphs = {name: path.read_bytes() for name, path in paths.items()}
     return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters), specs)
+
+
+def _adapter(folder: Path, spec: GraphSpec) -> Adapter:
+    adapter = read_adapter(inside(folder, f"adapters/{spec.adapter}"))
+    if adapter.adapter_id != spec.adapter_id:
+        raise MainstemError(f"the adapter '{spec.adapter}' is another one than the model was made with", where=str(folder))
+    return adapter
 
 
 def functions(
