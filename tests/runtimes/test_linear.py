@@ -87,7 +87,7 @@ def other_domain(graph):
     gemm(graph).domain = "com.microsoft"
 
 
-def twice_the_bias(graph):
+def no_bias(graph):
     gemm(graph).input.pop()
 
 
@@ -111,10 +111,14 @@ def elsewhere(graph):
     tensor.data_location = 1
 
 
-CHANGES = [set_attribute("alpha", 2.0), set_attribute("beta", 0.5), more_nodes, other_domain, twice_the_bias, half_precision, not_finite]
+def wide(graph):
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 50
 
 
-@pytest.mark.parametrize("change", [*CHANGES, elsewhere])
+CHANGES = [set_attribute("alpha", 2.0), set_attribute("beta", 0.5), more_nodes, other_domain, no_bias, half_precision, not_finite]
+
+
+@pytest.mark.parametrize("change", [*CHANGES, elsewhere, wide])
 def test_whatever_is_not_exactly_a_linear_head_is_not_taken_for_one(change):
     assert linear.read(changed(written(ONE), change)) is None
 

@@ -16,7 +16,7 @@ import numpy as np
 from mainstem.artifact import Adapter
 from mainstem.contracts import ADAPTER, Array
 from mainstem.errors import MainstemError
-from mainstem.runtimes._protobuf import field, fields, head, varints
+from mainstem.runtimes._protobuf import Node, field, fields, head, read_node, read_tensor
 
 Sizes = Mapping[str, tuple[int, int]]  # layer → in, out
 
@@ -44,26 +44,6 @@ class Group:
         return f"{self.name}.down"
 
 
-@dataclass(frozen=True)
-class _Node:
-    """What is read of a node."""
-
-    name: str
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def layer(self) -> str:
-        """The path of the module that it was traced in: the exporter names nodes "/encoder/layers/layers.0/query/MatMul"."""
-        path: list[str] = []
-        for part in self.name.split("/")[1:-1]:
-            if path and part.startswith(f"{path[-1]}."):
-                path.pop()
-            path.append(part)
-        return ".".join(path)
-
-
 def sizes_of(adapter: Adapter) -> dict[str, tuple[int, int]]:
     """The widths of the layers that an adapter adapts."""
     return {name: (down.shape[1], up.shape[0]) for name, (down, up, _) in adapter.layers.items()}
@@ -76,16 +56,16 @@ def branch(data: bytes, sizes: Sizes, where: str = "") -> tuple[bytes, tuple[Gro
     """
     model = list(fields(memoryview(data)))
     graph = list(fields(next(value for number, value in model if number == _MODEL_GRAPH and isinstance(value, memoryview))))
-    nodes = [_read_node(value) for number, value in graph if number == _NODE and isinstance(value, memoryview)]
-    shapes = dict(_read_shape(value) for number, value in graph if number == _TENSOR and isinstance(value, memoryview))
-    ends = _ends(nodes, sizes, shapes, where)
+    nodes = [read_node(value) for number, value in graph if number == _NODE and isinstance(value, memoryview)]
+    tensors = [read_tensor(value) for number, value in graph if number == _TENSOR and isinstance(value, memoryview)]
+    ends = _ends(nodes, sizes, {tensor.name: tensor.shape for tensor in tensors}, where)
     groups = _groups(ends)
     parts: list[bytes | memoryview] = []
     for made in _common(groups, sizes):
         parts += _pieces(_NODE, made)
     branched: set[str] = set()
     for number, value in graph:
-        y = _read_node(value).outputs[0] if number == _NODE and isinstance(value, memoryview) else ""
+        y = read_node(value).outputs[0] if number == _NODE and isinstance(value, memoryview) else ""
         if not isinstance(value, memoryview) or y not in ends:
             parts += _pieces(number, value)
             continue
@@ -122,24 +102,25 @@ def stack(groups: Sequence[Group], sizes: Sizes, adapters: Sequence[Adapter]) ->
 # --- finding the layers -----------------------------------------------------------------------------------------------
 
 
-def _ends(nodes: Sequence[_Node], sizes: Sizes, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, tuple[str, str]]:
+def _ends(nodes: Sequence[Node], sizes: Sizes, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, tuple[str, str]]:
     """The output of each layer → the layer and what it reads: of its product, or of the sum with its bias."""
     sums = {name: node for node in nodes if node.operator == "Add" for name in node.inputs}
     products = [node for node in nodes if node.operator in ("MatMul", "Gemm")]
     same = {node.outputs[0]: node.inputs[0] for node in nodes if node.operator == "Identity"}  # equal weights are kept once
-    weights = {node.layer: same.get(node.inputs[1], node.inputs[1]) for node in products}
+    weights = {_layer(node): same.get(node.inputs[1], node.inputs[1]) for node in products}
     ends: dict[str, tuple[str, str]] = {}
     found: dict[str, set[str]] = {layer: set() for layer in sizes}
     for node in products:
-        again = _AGAIN.sub("", node.layer)  # a further call of the same layer, where it has the same weights
+        own = _layer(node)
+        again = _AGAIN.sub("", own)  # a further call of the same layer, where it has the same weights
         weight = same.get(node.inputs[1], node.inputs[1])
-        path = f".{again if weights.get(again) == weight else node.layer}"
+        path = f".{again if weights.get(again) == weight else own}"
         for layer in (layer for layer in sizes if path.endswith(f".{layer}")):
             found[layer].add(path)
             if sorted(shapes.get(weight, sizes[layer])) != sorted(sizes[layer]):
                 raise MainstemError(f"the adapter is of another model: its layer '{layer}' has other widths", where=where)
             after = sums.get(node.outputs[0])
-            end = after if after and after.layer == node.layer else node
+            end = after if after and _layer(after) == own else node
             ends[end.outputs[0]] = (layer, node.inputs[0])
     for layer, paths in found.items():
         if len(paths) != 1:
@@ -158,23 +139,14 @@ def _groups(ends: Mapping[str, tuple[str, str]]) -> dict[str, Group]:
     return {x: Group(names[tuple(layers)], tuple(layers)) for x, layers in readers.items()}
 
 
-def _read_node(data: memoryview) -> _Node:
-    read: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
-    for number, value in fields(data):
-        if number in read and isinstance(value, memoryview):
-            read[number].append(bytes(value).decode())
-    return _Node("".join(read[3]), "".join(read[4]), tuple(read[1]), tuple(read[2]))
-
-
-def _read_shape(data: memoryview) -> tuple[str, tuple[int, ...]]:
-    """Name and shape of an initialiser."""
-    name, shape = "", []
-    for number, value in fields(data):
-        if number == 1:
-            shape += varints(value) if isinstance(value, memoryview) else [int(value)]
-        elif number == 8 and isinstance(value, memoryview):
-            name = bytes(value).decode()
-    return name, tuple(shape)
+def _layer(node: Node) -> str:
+    """The path of the module that a node was traced in: the exporter names them "/encoder/layers/layers.0/query/MatMul"."""
+    path: list[str] = []
+    for part in node.name.split("/")[1:-1]:
+        if path and part.startswith(f"{path[-1]}."):
+            path.pop()
+        path.append(part)
+    return ".".join(path)
 
 
 # --- writing the branches ---------------------------------------------------------------------------------------------

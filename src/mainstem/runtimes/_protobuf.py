@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 # message → {field number: message} for the fields that can lead to a tensor (onnx.proto3)
 _PATHS = {
@@ -75,6 +76,65 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NodeProto. `attributes`: their messages."""
+
+    name: str
+    operator: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[memoryview, ...]
+
+
+def read_node(data: memoryview) -> Node:
+    """A node of a graph."""
+    read: dict[int, list[memoryview]] = {number: [] for number in range(1, 8)}
+    for number, value in fields(data):
+        if number in read and isinstance(value, memoryview):
+            read[number].append(value)
+    inputs, outputs, names, operators, attributes, _, domains = read.values()
+    return Node(
+        "".join(map(text, names)),
+        "".join(map(text, operators)),
+        "".join(map(text, domains)),
+        tuple(map(text, inputs)),
+        tuple(map(text, outputs)),
+        tuple(attributes),
+    )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A TensorProto: its element type's number, and its bytes as they lie in the file."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+def read_tensor(data: memoryview) -> Tensor:
+    """A tensor that lies in the file."""
+    name, kind, shape, held = "", 0, [], memoryview(b"")
+    for number, value in fields(data):
+        if number == 1:
+            shape += varints(value) if isinstance(value, memoryview) else [int(value)]
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = text(value)
+        elif number in (4, 9) and isinstance(value, memoryview):
+            held = value
+    return Tensor(name, kind, tuple(shape), held)
+
+
+def text(value: memoryview) -> str:
+    """A field that is a text."""
+    return bytes(value).decode()
 
 
 def varints(data: memoryview) -> list[int]:

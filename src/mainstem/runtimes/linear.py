@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mainstem.contracts import Array, Arrays
-from mainstem.runtimes._protobuf import fields, varints
+from mainstem.runtimes._protobuf import Node, fields, read_node, read_tensor, text
 
 _MOST_NODES = 64  # of a graph that is looked at
 _SETS = 64  # sets of heads whose weights are kept side by side
@@ -93,25 +93,29 @@ def _read(model: memoryview) -> Linear | None:
             found[number].append(value)
         if len(found[1]) > _MOST_NODES:
             return None
-    known = dict(_tensor(value) for value in found[5])
+    known = dict(_values(value) for value in found[5])
     widths = {name: shape[1] for name, shape in map(_input, found[11]) if name not in known and len(shape) == 2}
+    if sum(widths.values()) * 4 > len(graph):  # their weights alone would take more
+        return None
     parts = {name: [_Part(name, np.ones(width), np.zeros(width))] for name, width in widths.items()}
     [(output, _)] = map(_input, found[12])
-    for node in map(_node, found[1]):
-        if node["op"] == "Constant":
-            known[node["out"][0]] = node["attributes"]["value"]
-        elif node["op"] == "BatchNormalization":
-            [part] = parts[node["in"][0]]
-            scale, bias, mean, variance = (known[name].astype(np.float64) for name in node["in"][1:])
-            factor = scale / np.sqrt(variance + node["attributes"].get("epsilon", 1e-5))
-            parts[node["out"][0]] = [_Part(part.name, part.factor * factor, (part.shift - mean) * factor + bias)]
-            if node["attributes"].get("training_mode", 0) or len(node["out"]) != 1:
-                return None
-        elif node["op"] == "Concat" and node["attributes"]["axis"] == 1:
-            parts[node["out"][0]] = [part for name in node["in"] for part in parts[name]]
-        elif node["op"] == "Gemm" and node["out"] == [output]:
-            weight, bias = (known[name] for name in node["in"][1:])
-            return _head(parts[node["in"][0]], weight, bias, node["attributes"], output, set(widths))
+    for node in map(read_node, found[1]):
+        attributes = _attributes(node)
+        if node.domain:
+            return None
+        if node.operator == "Constant":
+            known[node.outputs[0]] = attributes["value"]
+        elif node.operator == "BatchNormalization" and not attributes.get("training_mode", 0):
+            [part] = parts[node.inputs[0]]
+            scale, bias, mean, variance = (known[name].astype(np.float64) for name in node.inputs[1:])
+            factor = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+            [name] = node.outputs
+            parts[name] = [_Part(part.name, part.factor * factor, (part.shift - mean) * factor + bias)]
+        elif node.operator == "Concat" and attributes["axis"] == 1:
+            parts[node.outputs[0]] = [part for name in node.inputs for part in parts[name]]
+        elif node.operator == "Gemm" and node.outputs == (output,):
+            weight, bias = (known[name] for name in node.inputs[1:])
+            return _head(parts[node.inputs[0]], weight, bias, attributes, output, set(widths))
         else:
             return None
     return None
@@ -134,19 +138,9 @@ def _head(
 # --- the messages of onnx.proto ----------------------------------------------------------------------------------------
 
 
-def _node(data: memoryview) -> dict[str, Any]:
-    read: dict[str, Any] = {"in": [], "out": [], "op": "", "attributes": {}}
-    for number, value in fields(data):
-        if number in (1, 2):
-            read["in" if number == 1 else "out"].append(_text(value))
-        elif number == 4:
-            read["op"] = _text(value)
-        elif number == 5 and isinstance(value, memoryview):
-            name, held = _attribute(value)
-            read["attributes"][name] = held
-        elif number == 7 and _text(value):
-            raise ValueError("an operator of another domain")
-    return read
+def _attributes(node: Node) -> dict[str, Any]:
+    """Numbers and float32 tensors by name."""
+    return dict(map(_attribute, node.attributes))
 
 
 def _attribute(data: memoryview) -> tuple[str, Any]:
@@ -154,38 +148,29 @@ def _attribute(data: memoryview) -> tuple[str, Any]:
     name: str = ""
     held: Any = None
     for number, value in fields(data):
-        if number == 1:
-            name = _text(value)
+        if number == 1 and isinstance(value, memoryview):
+            name = text(value)
         elif number in (2, 3):
             held = value
         elif number == 5 and isinstance(value, memoryview):
-            held = _tensor(value)[1]
+            held = _values(value)[1]
     return name, held
 
 
-def _tensor(data: memoryview) -> tuple[str, Array]:
+def _values(data: memoryview) -> tuple[str, Array]:
     """A float32 tensor by name; raises ValueError where it is of another type, or lies elsewhere."""
-    name, shape, kind, held = "", [], 0, memoryview(b"")
-    for number, value in fields(data):
-        if number == 1:
-            shape += varints(value) if isinstance(value, memoryview) else [int(value)]
-        elif number == 2:
-            kind = int(value) if isinstance(value, int) else 0
-        elif number == 8:
-            name = _text(value)
-        elif number in (4, 9) and isinstance(value, memoryview):
-            held = value
-    if kind != _FLOAT:
+    tensor = read_tensor(data)
+    if tensor.kind != _FLOAT:
         raise ValueError("not float32")
-    return name, np.frombuffer(held, "<f4").reshape(shape)
+    return tensor.name, np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
 
 
 def _input(data: memoryview) -> tuple[str, list[int]]:
     """Name and shape of an input or output: 0 for a size that differs from call to call."""
     name, shape = "", []
     for number, value in fields(data):
-        if number == 1:
-            name = _text(value)
+        if number == 1 and isinstance(value, memoryview):
+            name = text(value)
         elif number == 2:
             for size in _under(value, 1, 2):
                 shape += [next((int(n) for k, n in fields(size) if k == 1 and isinstance(n, int)), 0)]
@@ -197,7 +182,3 @@ def _under(message: Any, *path: int) -> list[memoryview]:
     for step in path:
         message = next(value for number, value in fields(message) if number == step)
     return [value for number, value in fields(message) if number == 1 and isinstance(value, memoryview)]
-
-
-def _text(value: Any) -> str:
-    return bytes(value).decode()
