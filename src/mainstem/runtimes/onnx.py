@@ -246,7 +246,7 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
 
 def _adapter(folder: Path, spec: GraphSpec) -> Adapter:
     adapter = read_adapter(inside(folder, f"adapters/{spec.adapter}"))
-    if adapter.adapter_id != spec.adapter_id:
+    if spec.adapter_id and adapter.adapter_id != spec.adapter_id:  # "": whoever asks has not told which it is to be
         raise MainstemError(f"the adapter '{spec.adapter}' is another one than the model was made with", where=str(folder))
     return adapter
 
