@@ -23,7 +23,7 @@ import torch
 from mainstem import registry
 from mainstem.artifact import Adapter
 from mainstem.network import BackboneNet
-from mainstem.runtimes import onnx
+from mainstem.runtimes import _lowrank, onnx
 
 TASKS, RANK, TEXTS, BLOCKS = 20, 8, 64, 9
 LAYERS = [f"encoder.layer.{i}.attention.self.{part}" for i in range(6) for part in ("query", "value")]
@@ -77,7 +77,7 @@ def measure(kinds):
 def worst(shared, numbers, parts):
     """The largest difference between a row in a mixed batch and the same row alone."""
     found = 0.0
-    for arrays in parts[:6]:
+    for arrays in parts:
         rows = np.resize(numbers, len(arrays["ids"]))
         mixed = shared({**arrays, "adapter": rows}, ("mean",))["mean"]
         for i, length in enumerate(arrays["mask"].sum(1)):
@@ -86,10 +86,12 @@ def worst(shared, numbers, parts):
     return found
 
 
-def resident():
-    """Bytes of memory that this process has for itself."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+def held(data, adapters):
+    """Megabytes of the adapters as they are read, and of the banks that calls take."""
+    sizes = _lowrank.sizes_of(adapters[0])
+    banks = _lowrank.stack(_lowrank.branch(data, sizes)[1], sizes, adapters)
+    read = sum(down.nbytes + up.nbytes for each in adapters for down, up, _ in each.layers.values())
+    return {"adapters": round(read / 2**20, 1), "banks": round(sum(bank.nbytes for bank in banks.values()) / 2**20, 1)}
 
 
 def main() -> None:
@@ -97,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--minilm", required=True)
-    parser.add_argument("--json", default="")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 8], help="none: memory and differences alone")
+    parser.add_argument("--json", default="", help="what it holds already stays, but for what is measured anew")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     rng = np.random.default_rng(0)
@@ -107,32 +110,29 @@ def main() -> None:
     os.sched_setaffinity(0, {min(cores)})  # a session has as many threads as it finds cores
     plain, shared = onnx.Graph(data), onnx.Graph(data, adapter=adapters[0])
     os.sched_setaffinity(0, cores)
-    before = resident()
-    took = []
-    numbers = []
+    parts = list(batches(args.data, args.minilm, 8))
+    took, numbers = [], []
     for each in adapters:
         began = time.process_time()
         numbers.append(shared.add(each, data))
         took.append(time.process_time() - began)
+    old = json.loads(Path(args.json).read_text()) if args.json and Path(args.json).is_file() else {}
     result = {
         "machine": {"cores": 1, "onnxruntime": onnx.onnxruntime.__version__},
         "tasks": TASKS,
         "rank": RANK,
         "texts": TEXTS,
         "blocks": BLOCKS,
-        "memory_mb": {
-            "adapters": round(sum(a.nbytes + b.nbytes for each in adapters for a, b, _ in each.layers.values()) / 2**20, 1),
-            "process": round((resident() - before) / 2**20, 1),
-        },
+        "memory_mb": held(data, adapters),
         "add_ms": round(1000 * max(took), 2),
-        "batch": {},
+        "batch": dict(old.get("batch", {})),
     }
-    for size in (1, 4, 8):
-        parts = list(batches(args.data, args.minilm, size))
-        chosen = [rng.choice(numbers, len(arrays["ids"])) for arrays in parts]
+    for size in args.batch:
+        mine = list(batches(args.data, args.minilm, size))
+        chosen = [rng.choice(numbers, len(arrays["ids"])) for arrays in mine]
 
-        def run(function, rows, parts=parts):
-            for arrays, own in zip(parts, rows, strict=True):
+        def run(function, rows, mine=mine):
+            for arrays, own in zip(mine, rows, strict=True):
                 function({**arrays, "adapter": own}, ("mean",))
 
         ratios, seconds = measure(
@@ -143,9 +143,9 @@ def main() -> None:
                 "no adapter": lambda: run(shared, [own * 0 for own in chosen]),  # noqa: B023
             }
         )
-        result["batch"][size] = {"share_of_plain": ratios, "plain_rows_per_s": round(TEXTS / seconds, 1)}
-        print(size, result["batch"][size], flush=True)
-    result["worst_difference_to_alone"] = worst(shared, numbers, list(batches(args.data, args.minilm, 8)))
+        result["batch"][str(size)] = {"share_of_plain": ratios, "plain_rows_per_s": round(TEXTS / seconds, 1)}
+        print(size, result["batch"][str(size)], flush=True)
+    result["worst_difference_to_alone"] = worst(shared, numbers, parts[:6])
     print(json.dumps(result, indent=1))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
