@@ -1,18 +1,23 @@
 """Models that adapt one backbone by LoRA ship its graph as it is, and their adapter beside it."""
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import peft
 import pytest
 import torch
+from PIL import Image
 from small_gpt import sentences
 
 import mainstem as ms
 from mainstem import artifact, registry, seal
-from mainstem.backbones import hf
+from mainstem.backbones import hf, timm
 from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
+from mainstem.runtimes import onnx
+from mainstem.runtimes._calls import Bound
 
 GRAPH = "backbone.text"
 
@@ -91,3 +96,34 @@ def test_another_models_adapter_does_not_reproduce_the_replay(runs):
     other.functions = own
     with pytest.raises(seal.Mismatch, match=r"stage call backbone\.text"):
         seal.compare(pipeline, other, seal.read(folders["a"]))
+
+
+def test_a_vision_transformer_ships_its_adapter_beside_its_graph(tmp_path):
+    ref = replace(registry.resolve("timm:test_vit"), settings={"pretrained": False, "size": 32})
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    for name, content in timm.plugin.save(timm.plugin.build(ref), ref).items():
+        (folder / name).write_bytes(content)
+    rows = [{"picture": picture(i), "shade": "dark" if i % 2 else "light"} for i in range(40)]
+    each = {"name": "image", "columns": ["picture"], "backbone": f"timm:{folder}", "adapt": "lora"}
+    candidate = {"name": "vit", "inputs": [each], "training": {"optimizer": "adamw", "lr": 0.02, "epochs": 2, "batch_size": 16}}
+    run = ms.train(rows, "shade", config={"candidates": [candidate]}, out=tmp_path / "run")
+    model = artifact.find(run.path)
+    layers = artifact.read_adapter(model / "adapters/image").layers
+    assert {name.partition(".attn.")[2] for name in layers} == {"qkv", "proj"}
+    pipeline, runner = seal.open_folder(model)
+    assert isinstance(runner.functions["backbone.image"], Bound)
+    worst = seal.compare(pipeline, runner, seal.read(model))
+    plain = replace(pipeline.artifact.graphs["backbone.image"], adapter="", adapter_id="")
+    runner.functions["backbone.image"] = onnx.runner(model, {"backbone.image": plain}).functions["backbone.image"]
+    with pytest.raises(seal.Mismatch, match=r"stage call backbone\.image"):
+        seal.compare(pipeline, runner, seal.read(model))
+    assert worst["call backbone.image"] < 1e-4
+
+
+def picture(i):
+    """A grey picture with noise, dark or light in turn, as the bytes of a PNG."""
+    noise = np.random.default_rng(i).integers(0, 120, (32, 32, 3)) + (0 if i % 2 else 130)
+    stream = io.BytesIO()
+    Image.fromarray(noise.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
