@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +129,14 @@ def picture(i):
     stream = io.BytesIO()
     Image.fromarray(noise.astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_an_adapter_is_served_without_torch_and_without_the_onnx_package(runs):
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'peft', 'transformers')))\n"
+        "from mainstem import artifact, seal\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(seal.verify(artifact.find(path))['rows'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *(str(run.path) for run in runs.values())], capture_output=True, text=True)
+    assert [int(line) > 0 for line in done.stdout.split()] == [True] * 3, done.stderr

@@ -82,15 +82,19 @@ def branch(data: bytes, sizes: Sizes, where: str = "") -> tuple[bytes, tuple[Gro
 
 
 def stack(groups: Sequence[Group], sizes: Sizes, adapters: Sequence[Adapter]) -> dict[str, Array]:
-    """The banks of the groups: place 0 holds no adapter, the others these, padded with zeros to the largest rank of their layer."""
+    """The banks of the groups: place 0 holds no adapter, the others these, padded with zeros to the largest rank of their layer.
+
+    A bank without any is of rank 1, of zeros: older runtimes leave a product over nothing as it lies in memory.
+    """
     banks: dict[str, Array] = {}
     for group in groups:
         ranks = [max((len(a.layers[layer][0]) for a in adapters if layer in a.layers), default=0) for layer in group.layers]
         starts = np.cumsum([0, *ranks])
-        down = np.zeros((len(adapters) + 1, sizes[group.layers[0]][0], starts[-1]), np.float32)
+        rank = max(int(starts[-1]), 1)
+        down = np.zeros((len(adapters) + 1, sizes[group.layers[0]][0], rank), np.float32)
         banks[group.down] = down
         for layer, start in zip(group.layers, starts, strict=False):
-            up = banks[group.up(layer)] = np.zeros((len(adapters) + 1, starts[-1], sizes[layer][1]), np.float32)
+            up = banks[group.up(layer)] = np.zeros((len(adapters) + 1, rank, sizes[layer][1]), np.float32)
             for place, adapter in enumerate(adapters, 1):
                 if layer in adapter.layers:
                     a, b, scale = adapter.layers[layer]

@@ -164,7 +164,7 @@ class _Loaded:
     groups: tuple[_lowrank.Group, ...]
     adapters: Mapping[int, Adapter]
     banks: Arrays
-    without: Arrays  # banks of rank 0
+    without: Arrays  # banks that hold none
 
     def holding(self, adapters: Mapping[int, Adapter]) -> _Loaded:
         """The same session beside these adapters."""
