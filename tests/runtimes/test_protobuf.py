@@ -1,9 +1,10 @@
-"""Tensors outside the file are found wherever ONNX lets one stand, and nothing else is taken for one."""
+"""Tensors outside the file are found wherever ONNX lets one stand, and nothing else is taken for one; messages are read as written."""
 
 import numpy as np
 import pytest
 from onnx import AttributeProto, SparseTensorProto, TensorProto, TrainingInfoProto, helper, numpy_helper
 
+from mainstem.runtimes import _protobuf
 from mainstem.runtimes._protobuf import has_external_data
 
 
@@ -114,3 +115,24 @@ def test_nesting_without_end_is_refused():
             data = bytes([field << 3 | 2]) + length + data
     with pytest.raises(ValueError, match="nested"):
         has_external_data(bytes([7 << 3 | 2, len(data) & 0x7F | 0x80, len(data) >> 7 & 0x7F | 0x80, len(data) >> 14]) + data)
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 1 << 40, -1])
+def test_numbers_are_written_as_they_are_read(value):
+    [(number, read)] = _protobuf.fields(memoryview(_protobuf.field(5, value)))
+    assert (number, read) == (5, value % (1 << 64))
+
+
+@pytest.mark.parametrize("size", [0, 5, 127, 128, 70_000])
+def test_bytes_are_written_as_they_are_read(size):
+    [(number, read)] = _protobuf.fields(memoryview(_protobuf.field(20, b"x" * size)))
+    assert (number, bytes(read)) == (20, b"x" * size)
+
+
+def test_nodes_and_tensors_are_read_as_the_library_wrote_them():
+    node = helper.make_node("Gemm", ["a", "b"], ["c"], name="/layer/Gemm", domain="d", alpha=0.5)
+    read = _protobuf.read_node(memoryview(node.SerializeToString()))
+    assert (read.name, read.operator, read.domain, read.inputs, read.outputs) == ("/layer/Gemm", "Gemm", "d", ("a", "b"), ("c",))
+    assert dict(_protobuf.fields(read.attributes[0]))[2] == 0.5
+    tensor = _protobuf.read_tensor(memoryview(helper.make_tensor("w", TensorProto.FLOAT, [2, 1], [1.0, 2.0]).SerializeToString()))
+    assert (tensor.name, tensor.kind, tensor.shape, len(tensor.data)) == ("w", TensorProto.FLOAT, (2, 1), 8)

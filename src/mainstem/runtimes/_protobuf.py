@@ -1,4 +1,5 @@
-"""Reads just enough of an ONNX file's protobuf to refuse external data, without the onnx package.
+"""Reads and writes just enough of an ONNX file's protobuf to serve it, without the onnx package: external data is refused,
+nodes are added.
 
 ONNX Runtime reads external data from the working directory even when it is handed bytes, so a shipped graph must hold
 every tensor itself: in initialisers, sparse ones, attributes, subgraphs and functions alike.
@@ -6,7 +7,9 @@ every tensor itself: in initialisers, sparse ones, attributes, subgraphs and fun
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 # message → {field number: message} for the fields that can lead to a tensor (onnx.proto3)
 _PATHS = {
@@ -29,7 +32,7 @@ def has_external_data(data: bytes) -> bool:
 def _walk(data: memoryview, message: str, depth: int) -> bool:
     if depth > 64:
         raise ValueError("nested too deeply")
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if message == "tensor":
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == 1):
                 return True
@@ -38,7 +41,8 @@ def _walk(data: memoryview, message: str, depth: int) -> bool:
     return False
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | float | memoryview]]:
+    """(number, value) of each field of a message; numbers of 8 bytes are left out. Raises ValueError where this is none."""
     at, end = 0, len(data)
     while at < end:
         key, at = _varint(data, at)
@@ -56,6 +60,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             at += 8 if wire == 1 else 4
             if at > end:
                 raise ValueError("cut short")
+            if wire == 5:
+                yield number, float(struct.unpack("<f", data[at - 4 : at])[0])
         else:
             raise ValueError(f"wire type {wire}")
 
@@ -70,3 +76,94 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NodeProto. `attributes`: their messages."""
+
+    name: str
+    operator: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[memoryview, ...]
+
+
+def read_node(data: memoryview) -> Node:
+    """A node of a graph."""
+    read: dict[int, list[memoryview]] = {number: [] for number in range(1, 8)}
+    for number, value in fields(data):
+        if number in read and isinstance(value, memoryview):
+            read[number].append(value)
+    inputs, outputs, names, operators, attributes, _, domains = read.values()
+    return Node(
+        "".join(map(text, names)),
+        "".join(map(text, operators)),
+        "".join(map(text, domains)),
+        tuple(map(text, inputs)),
+        tuple(map(text, outputs)),
+        tuple(attributes),
+    )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A TensorProto: its element type's number, and its bytes as they lie in the file."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+def read_tensor(data: memoryview) -> Tensor:
+    """A tensor that lies in the file."""
+    name, kind, shape, held = "", 0, [], memoryview(b"")
+    for number, value in fields(data):
+        if number == 1:
+            shape += varints(value) if isinstance(value, memoryview) else [int(value)]
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = text(value)
+        elif number in (4, 9) and isinstance(value, memoryview):
+            held = value
+    return Tensor(name, kind, tuple(shape), held)
+
+
+def text(value: memoryview) -> str:
+    """A field that is a text."""
+    return bytes(value).decode()
+
+
+def varints(data: memoryview) -> list[int]:
+    """A packed list of numbers."""
+    values, at = [], 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        values.append(value)
+    return values
+
+
+def field(number: int, value: int | bytes | memoryview | str) -> bytes:
+    """One field of a message, as `fields` reads it."""
+    if isinstance(value, int):
+        return _packed(number << 3) + _packed(value)
+    data = value.encode() if isinstance(value, str) else value
+    return head(number, len(data)) + data
+
+
+def head(number: int, size: int) -> bytes:
+    """What stands before the bytes of a field that holds so many."""
+    return _packed(number << 3 | 2) + _packed(size)
+
+
+def _packed(value: int) -> bytes:
+    value &= (1 << 64) - 1  # negative numbers are written as their two's complement
+    packed = bytearray()
+    while value > 0x7F:
+        packed.append(value & 0x7F | 0x80)
+        value >>= 7
+    packed.append(value)
+    return bytes(packed)
