@@ -7,7 +7,6 @@ POST /predict/NAME  {"rows": [{"COLUMN": value}], "options": {}} → {"predictio
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,8 +39,8 @@ def build(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=models.replay, args=(failed,), name="replay", daemon=True).start()
-        yield
+        async with models.running(failed):
+            yield
 
     app = Starlette(
         routes=[
@@ -177,7 +176,7 @@ async def _http_error(request: Request, raised: Exception) -> Response:
 
 
 async def _mistake(request: Request, raised: Exception) -> Response:
-    return error(getattr(raised, "status", 422), str(raised))
+    return error(getattr(raised, "status", 422), str(raised), getattr(raised, "headers", None))
 
 
 async def _left(request: Request, raised: Exception) -> Response:
