@@ -179,9 +179,7 @@ class Pipeline:
         made: Coroutine = task.judge(batch, self.artifact.state, _generators(batch, seeds))
         return made
 
-    def predict_table(
-        self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
-    ) -> Answers:
+    def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None) -> Answers:
         """Typed rows → predictions, one an example in their order; run a chunk at a time, those of like length together.
 
         emit: hears what is final before the whole answer is; the example counts from the first of the table.

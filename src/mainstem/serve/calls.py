@@ -18,7 +18,7 @@ from mainstem.serve.costs import Cost, caches, steps
 from mainstem.serve.engine import Answered, Part, Ports
 
 if TYPE_CHECKING:
-    from mainstem.serve.scheduler import Line
+    from mainstem.serve.line import Line
 
 HASHED = 1 << 20  # bytes of an array that is hashed to find identical calls; larger ones must be the same object
 
@@ -34,6 +34,10 @@ class Shared:
         self.divisible = all("row" in port.axes for port in self.outputs.values()) and not any(
             axis in ("row>row", "own") or "+" in axis for port in named for axis in port.axes
         )
+        told = {axis for port in self.outputs.values() for axis in port.axes}
+        lengths = {axis for port in self.inputs.values() if "row" in port.axes for axis in port.axes if axis.startswith("pad:")}
+        alone = {axis for port in self.inputs.values() if "row" not in port.axes for axis in port.axes}
+        self.trimmed = sorted(lengths - told - alone)  # axes whose padding no answer shows
 
 
 @dataclass(eq=False)
@@ -79,6 +83,14 @@ class Held(Kept):
 
 def _with_rows(shape: tuple[int, ...], axes: Sequence[str], rows: int) -> tuple[int, ...]:
     return tuple(rows if axis == "row" else size for size, axis in zip(shape, axes, strict=True))
+
+
+def _cut(array: Array, axes: Sequence[str], rows: Array, sizes: Mapping[str, int]) -> Array:
+    """These rows of an input, up to these lengths."""
+    for place, axis in enumerate(axes):
+        if axis in sizes:
+            array = array[(slice(None),) * place + (slice(sizes[axis]),)]
+    return np.take(array, rows, axes.index("row")) if "row" in axes else array
 
 
 class Asked:
@@ -146,24 +158,42 @@ class Asked:
             arrays = {**arrays, **{name: np.full(self.count, value, ports[name].dtype) for name, value in rows.items()}}
         return Part(arrays, [(each.handle, each.picked) for each in self.held])
 
-    def divided(self, rows: int) -> list[Asked]:
-        """The same call in parts of so many rows."""
-        ports = self.graph.shared.inputs
-        parts = []
-        for start in range(0, self.count, rows):
-            cut = {
-                name: array[(slice(None),) * ports[name].axes.index("row") + (slice(start, start + rows),)]
-                if "row" in ports[name].axes
-                else array
-                for name, array in self.arrays.items()
-            }
-            parts.append(Asked(self.graph, cut, (), self.wanted, ()))
-        return parts
+    def divided(self, cells: float) -> tuple[Array, list[Asked]]:
+        """The same call in parts of about so many cells, shortest rows first and without the padding that they do not need; and the order
+        of the rows in them."""
+        ports, axes = self.graph.shared.inputs, self.graph.shared.trimmed
+        own = {axis: self._own_lengths(axis) for axis in axes if axis in self.lengths}
+        needed = np.maximum.reduce([np.ones(self.count, np.int64), *own.values()])
+        order = np.argsort(needed, kind="stable")
+        fixed = self.steps if not own else 0  # steps of a row whatever its length
+        parts, start = [], 0
+        for end in range(1, self.count + 1):
+            widest = fixed or int(needed[order[min(end, self.count - 1)]])
+            if end == self.count or (end + 1 - start) * widest > cells:
+                rows = order[start:end]
+                sizes = {axis: max(1, int(lengths[rows].max())) for axis, lengths in own.items()}
+                cut = {name: _cut(array, ports[name].axes, rows, sizes) for name, array in self.arrays.items()}
+                parts.append(Asked(self.graph, cut, (), self.wanted, ()))
+                start = end
+        return order, parts
 
-    def joined(self, answers: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    def _own_lengths(self, axis: str) -> Array:
+        """How long each row is along an axis without what padded it (int64 [rows])."""
+        longest = np.zeros(self.count, np.int64)
+        for name, array in self.arrays.items():
+            port = self.graph.shared.inputs[name]
+            if axis in port.axes and "row" in port.axes:
+                real = np.moveaxis(array != port.pad, (port.axes.index("row"), port.axes.index(axis)), (0, 1))
+                real = real.reshape(*real.shape[:2], -1).any(2)
+                longest = np.maximum(longest, np.where(real.any(1), real.shape[1] - real[:, ::-1].argmax(1), 0))
+        return longest
+
+    def joined(self, order: Array, answers: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
         """The answers of its parts as one."""
         ports = self.graph.shared.outputs
-        return {name: np.concatenate([answer[name] for answer in answers], ports[name].axes.index("row")) for name in self.wanted}
+        back = np.argsort(order)
+        axes = {name: ports[name].axes.index("row") for name in self.wanted}
+        return {name: np.take(np.concatenate([answer[name] for answer in answers], axis), back, axis) for name, axis in axes.items()}
 
     def deliver(self, answered: Answered) -> None:
         """Hand the answer to everyone who waits for it."""
@@ -183,4 +213,3 @@ class Asked:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(error)
-

@@ -44,7 +44,7 @@ def pack(header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> list[Any]:
     for array in held:
         if array.dtype.name not in _DTYPES:
             raise TypeError(f"arrays of {array.dtype} are not sent")
-        body.append(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        body.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
         body.append(bytes(-array.nbytes % _ALIGNED))
     return [_LENGTHS.pack(_MARK, len(data), sum(map(len, body))), data, *body]
 

@@ -33,13 +33,13 @@ class Cost:
         """What a run of so many cells takes."""
         return self.fixed + self.each * cells
 
+    def cells(self, seconds: float) -> float:
+        """How many cells a run of so many seconds has."""
+        return max(1.0, (seconds - self.fixed) / max(self.each, 1e-9))
+
     def budget(self) -> float:
         """Seconds that a merged run should take at most."""
         return min(LONGEST, self.fixed / SHARE)
-
-    def clear(self) -> None:
-        """Forget what was seen."""
-        self._seen = {}
 
     def add(self, cells: float, seconds: float) -> None:
         """One run."""

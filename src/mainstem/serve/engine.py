@@ -118,8 +118,9 @@ class Engine:
         arrays = dict(part.arrays)
         for handle, picked in part.held:
             for name, (array, port) in self._kept[handle].items():
-                whole = picked is None or "row" not in port.axes
-                arrays[name] = array if whole else np.take(array, picked, axis=port.axes.index("row"))
+                if picked is not None and "row" in port.axes:
+                    array = np.take(array, picked, axis=port.axes.index("row"))
+                arrays[name] = array
         return arrays
 
     def _kept_back(self, answer: Arrays, ports: Mapping[str, Port], keep: tuple[str, ...], *, lone: bool) -> Answered:
@@ -188,10 +189,7 @@ def unpack_answers(told: Mapping[str, Any], arrays: Sequence[Array]) -> list[Ans
     return [
         Answered(
             {name: arrays[i] for name, i in names.items()},
-            {
-                name: (handle, {each: tuple(shape) for each, shape in shapes.items()})
-                for name, (handle, shapes) in kept.items()
-            },
+            {name: (handle, {each: tuple(shape) for each, shape in shapes.items()}) for name, (handle, shapes) in kept.items()},
         )
         for names, kept in told["parts"]
     ]

@@ -18,18 +18,30 @@ from mainstem.serve.calls import Asked, Graph
 from mainstem.serve.costs import LONGEST, steps
 
 MOST_ROWS = 1024  # of one run
+LATER = 8.0  # a call is due so many times the seconds after its request came as the request has asked for
+LARGE = 4 * LONGEST  # seconds of a request from which on it lets smaller ones go first
 WAITED = 0.2  # weight of the newest request in what a model's row is expected to cost
 
 
 @dataclass
 class Flow:
-    """The calls of one model. `used`: virtual seconds; `owed`: seconds that its admitted requests still need; `row`: what a row of it costs."""
+    """The calls of one model. `used`: virtual seconds; `owed`: seconds that its admitted requests still need, but those that are `large`;
+    `row`: what a row of it costs."""
 
     waiting: list[tuple[float, int, Asked]] = field(default_factory=list)
     used: float = 0.0
     owed: float = 0.0
     row: float = 0.0
     requests: int = 0
+    large: set[Any] = field(default_factory=set)
+
+    def before(self, seconds: float, now: float) -> float:
+        """Seconds of work whose turn comes before that of a new request of so many seconds."""
+        return sum((min(one.left, max(0.0, (now - one.began) / LATER + seconds - one.done)) for one in self.large), self.owed)
+
+    def left(self) -> float:
+        """Seconds of work in all."""
+        return sum((one.left for one in self.large), self.owed)
 
 
 class Line:
@@ -53,12 +65,15 @@ class Line:
         """The calls of this model."""
         return self.flows.setdefault(name, Flow())
 
-    def wait(self, name: str) -> float:
-        """Seconds that a new request of this model would wait."""
-        total = sum(flow.owed for flow in self.flows.values())
-        others = sum(flow.owed > 0 for each, flow in self.flows.items() if each != name)
-        own = self.flows[name].owed if name in self.flows else 0.0
-        return min(total, (own + LONGEST * bool(total)) * (others + 1)) / self.engine.lanes + float(self.engine.back_in())
+    def wait(self, name: str, rows: int, now: float) -> tuple[float, float]:
+        """Seconds that a new request of this model would wait for its first turn, and until it is answered."""
+        own = self.flow(name)
+        seconds = own.row * rows
+        others = [flow for each, flow in self.flows.items() if each != name and flow.left() > 0]
+        total = own.left() + sum(flow.left() for flow in others)
+        turns = own.before(min(seconds, LONGEST), now) * (len(others) + 1) + LONGEST * len(others)
+        back = float(self.engine.back_in())
+        return min(total, turns) / self.engine.lanes + back, (total + seconds * (total > LONGEST)) / self.engine.lanes + back
 
     def add(self, asked: Asked) -> None:
         """A call that is to wait."""

@@ -30,7 +30,6 @@ from mainstem.serve.scheduler import Cancelled, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
-MEASURED = (1, 8, 1, 8)  # golden rows that are answered again to learn what a run costs
 
 __all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
 
@@ -160,22 +159,14 @@ class Served:
 
         try:
             seal.compare(self.pipeline, runner, recorded, where=self.name)
-            if not all(graph.shared.cost.known for graph in self.graphs.values()):
-                self._measure(runner, recorded.rows())
+            if not all(graph.shared.cost.known for graph in self.graphs.values()):  # what a run of one row costs is learned as well
+                self.pipeline.predict(recorded.rows().take([0]), runner, self.pipeline.task.replayed)
         except Exception as error:
             self.state = str(error)
             raise
         finally:
             loop.call_soon_threadsafe(ticket.end)
         self.state = REPLAYED
-
-    def _measure(self, runner: Callable[[Call], dict[str, Any]], rows: Rows) -> None:
-        """Learn what a run costs: of one row and of several."""
-        new = [graph for graph in self.graphs.values() if not graph.shared.cost.known]
-        for graph in new:
-            graph.shared.cost.clear()
-        for count in MEASURED if any(graph.name != "head" for graph in new) else MEASURED[:2]:
-            self.pipeline.predict(rows.take(range(min(count, len(rows)))), runner, self.pipeline.task.replayed)
 
 
 @contextmanager
@@ -296,7 +287,9 @@ class Models:
                 try:
                     artifact.check(served.folder)
                     if files.hash_file(served.folder / files.MANIFEST) != served.digest:
-                        raise MainstemError("this is another model than the one that was loaded", where=str(served.folder), do="Load it anew.")
+                        raise MainstemError(
+                            "this is another model than the one that was loaded", where=str(served.folder), do="Load it anew."
+                        )
                 except MainstemError as error:
                     served.state = str(error)
                     raise

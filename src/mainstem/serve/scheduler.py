@@ -20,12 +20,12 @@ from mainstem.errors import MainstemError
 from mainstem.serve.calls import Asked, Graph
 from mainstem.serve.costs import LONGEST
 from mainstem.serve.engine import Answered
-from mainstem.serve.line import WAITED, Flow, Line
+from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 
 QUEUE = 1.0  # seconds that a request may wait for its turn; one that would wait longer is refused
 TIMEOUT = 30.0  # seconds that a request may take in all
 MOST_REQUESTS = 1000  # under way at a time
-LATER = 8.0  # a call is due so many times the seconds after its request came as the request has asked for
+UNKNOWN_PARTS = 6  # of a call whose cost is not known yet: from these it is learned
 MOST_QUARANTINED = 1000
 
 Answer = dict[str, Any]
@@ -90,27 +90,42 @@ class Ticket:
         self.line, self.flow, self.rows, self.began = line, flow, rows, began
         self.waiting: set[asyncio.Future[Answer]] = set()
         self.failure: BaseException | None = None
-        self.asked = self.done = 0.0
-        self.planned = self._flow.row * rows
-        self._flow.owed += self.planned
+        self.asked = self.done = self.planned = 0.0
+        self._plan(self._flow.row * rows)
 
     @property
     def _flow(self) -> Flow:
         return self.line.flow(self.flow)
 
+    @property
+    def left(self) -> float:
+        """Seconds of work that are not done."""
+        return self.planned - self.done
+
+    def _plan(self, seconds: float) -> None:
+        """It needs so many seconds in all."""
+        flow = self._flow
+        if self not in flow.large:
+            flow.owed -= self.left
+        self.planned = seconds
+        if seconds > LARGE:
+            flow.large.add(self)
+        else:
+            flow.owed += self.left
+
     def charge(self, seconds: float) -> float:
         """A call of so many seconds is asked. Returns when it is due."""
         self.asked += seconds
         if self.asked > self.planned:
-            self._flow.owed += self.asked - self.planned
-            self.planned = self.asked
+            self._plan(self.asked)
         return self.began + LATER * self.asked
 
     def ran(self, seconds: float) -> None:
         """A call of so many seconds was answered."""
-        paid = min(seconds, self.planned - self.done)
+        paid = min(seconds, self.left)
         self.done += paid
-        self._flow.owed = max(0.0, self._flow.owed - paid)
+        if self not in self._flow.large:
+            self._flow.owed -= paid
 
     def fail(self, error: BaseException) -> None:
         """Nothing of it is to be run any more; whoever waits for its calls hears why."""
@@ -122,7 +137,11 @@ class Ticket:
     def end(self) -> None:
         """It was answered, or not."""
         flow = self._flow
-        flow.owed = max(0.0, flow.owed - (self.planned - self.done))
+        if self in flow.large:
+            flow.large.discard(self)
+        else:
+            flow.owed = max(0.0, flow.owed - self.left)
+        self.done = self.planned
         if self.failure is None and self.asked:
             row = self.asked / max(self.rows, 1)
             flow.row = row if not flow.requests else flow.row + WAITED * (row - flow.row)
@@ -145,9 +164,9 @@ class Scheduler:
         """A request that is let in. Raises Refused where it would wait too long."""
         loop = asyncio.get_running_loop()
         timeout = self.timeout if timeout is None else timeout
-        self._admit(line, flow, timeout)
+        self._admit(line, flow, rows, timeout)
         ticket = Ticket(line, flow, rows, loop.time())
-        late = loop.call_later(timeout, lambda: ticket.fail(Refused(f"this was not answered within {timeout:g} s", line.wait(flow))))
+        late = loop.call_later(timeout, lambda: ticket.fail(Refused(f"this was not answered within {timeout:g} s")))
         self.requests += 1
         try:
             yield ticket
@@ -156,12 +175,12 @@ class Scheduler:
             late.cancel()
             ticket.end()
 
-    def _admit(self, line: Line, flow: str, timeout: float) -> None:
-        wait = line.wait(flow)
-        if wait > min(self.queue, timeout) or self.requests >= MOST_REQUESTS:
+    def _admit(self, line: Line, flow: str, rows: int, timeout: float) -> None:
+        first, last = line.wait(flow, rows, asyncio.get_running_loop().time())
+        if first > min(self.queue, timeout) or last > timeout or self.requests >= MOST_REQUESTS:
             if self.watch:
                 self.watch.rejected("overload")
-            raise Refused(f"too much is asked at once: this would wait {wait:.1f} s", wait - self.queue)
+            raise Refused(f"too much is asked at once: this would wait {first:.1f} s", max(first - self.queue, last - timeout))
 
     def ask(self, graph: Graph, call: Call, ticket: Ticket) -> asyncio.Future[Answer]:
         """Start a call; its answer is awaited. Cancelling the future, or failing the ticket, takes the call back."""
@@ -171,12 +190,12 @@ class Scheduler:
         asked = Asked.of(graph, call)
         if self._quarantine and (graph.shared, asked.digest(1 << 62)) in self._quarantine:
             raise _quarantined()
-        cost = graph.shared.cost
-        if cost.known and asked.seconds > 2 * LONGEST and graph.shared.divisible and asked.count > 1 and not (asked.held or asked.keep):
-            rows = max(1, int((LONGEST - cost.fixed) / max(cost.each * asked.steps, 1e-9)))
-            if rows < asked.count:
-                parts = [self._wait_for(part, ticket) for part in asked.divided(rows)]
-                return asyncio.ensure_future(_joined(asked, parts))
+        if asked.count > 1 and graph.shared.divisible and not (asked.held or asked.keep):
+            cost = graph.shared.cost
+            most = cost.cells(LONGEST) if cost.known else max(1, asked.count // UNKNOWN_PARTS) * asked.steps
+            if asked.cells > (2 if cost.known else 1) * most:
+                order, parts = asked.divided(most)
+                return asyncio.ensure_future(_joined(asked, order, [self._wait_for(part, ticket) for part in parts]))
         return self._wait_for(asked, ticket)
 
     def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...]) -> asyncio.Future[Answer]:
@@ -313,9 +332,9 @@ def _quarantined() -> Quarantined:
     return Quarantined("this input ended the engine twice and is not tried again", do="Look for what is unusual in it.")
 
 
-async def _joined(asked: Asked, parts: Sequence[asyncio.Future[Answer]]) -> Answer:
+async def _joined(asked: Asked, order: Array, parts: Sequence[asyncio.Future[Answer]]) -> Answer:
     try:
-        return asked.joined([await part for part in parts])
+        return asked.joined(order, [await part for part in parts])
     finally:
         for part in parts:
             part.cancel()

@@ -32,6 +32,7 @@ RUNAWAY = 120.0  # seconds that one run may take
 TICK = 0.5
 BACK_OFF = 30.0  # seconds, at most, between two attempts to start an engine that keeps ending
 BUFFER = 1 << 20
+COMMAND = (sys.executable, "-P", "-m", "mainstem.serve.engine")
 
 Opened = dict[str, tuple[int, dict[str, int]]]
 Run = asyncio.Future[tuple[list[Answered], float]]
@@ -106,13 +107,13 @@ class _Opening:
 class _Process(asyncio.Protocol):
     """One engine process and the channel to it, from its start to its end."""
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, command: Sequence[str], lanes: int) -> None:
         self.ours, theirs = socket.socketpair()
         with theirs:
             for each in (self.ours, theirs):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-            command = [sys.executable, "-P", "-m", "mainstem.serve.engine", str(theirs.fileno()), str(lanes)]
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            asked = [*command, str(theirs.fileno()), str(lanes)]
+            self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self.reader = channel.Reader()
         self.transport: Any = None
         self.pending: dict[int, tuple[asyncio.Future[Any], float]] = {}
@@ -180,14 +181,14 @@ class _Process(asyncio.Protocol):
 class Remote:
     """An engine in a process of its own. `check(model)` raises where a model's folder is not what it was, before it is loaded again."""
 
-    def __init__(self, lanes: int, check: Callable[[int], None] = lambda model: None) -> None:
-        self.lanes, self.check, self.up = lanes, check, False
+    def __init__(self, lanes: int, check: Callable[[int], None] = lambda model: None, command: Sequence[str] = COMMAND) -> None:
+        self.lanes, self.check, self.command, self.up = lanes, check, command, False
         self.restarts = 0
         self._models: dict[int, _Opening] = {}
         self._freed: deque[int] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._down_since, self._took = time.monotonic(), 1.0  # seconds that a start takes
-        self._process = _Process(lanes)  # at once: it imports what it needs while others are still busy
+        self._process = _Process(command, lanes)  # at once: it imports what it needs while others are still busy
 
     @property
     def pid(self) -> int:
@@ -277,7 +278,7 @@ class Remote:
             self.restarts += 1
             began = time.monotonic()
             try:
-                self._process = _Process(self.lanes)
+                self._process = _Process(self.command, self.lanes)
                 await self._connect()
                 for model, opening in list(self._models.items()):
                     await self._reload(model, opening)
