@@ -57,7 +57,7 @@ class _Shape:
 class Held(Kept):
     """A cache that stayed in its engine: a handle, and the rows that were picked of it. The engine frees it with the last of these."""
 
-    __slots__ = ("__weakref__", "handle", "line", "picked", "root", "shapes")
+    __slots__ = ("__weakref__", "handle", "life", "line", "picked", "root", "shapes")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Held(Kept):
     ) -> None:
         super().__init__({}, ports)
         self.line, self.handle, self.shapes, self.picked, self.root = line, handle, shapes, picked, root
+        self.life = line.life if root is None else root.life
         if root is None:
             weakref.finalize(self, line.free, handle, line.life).atexit = False
 

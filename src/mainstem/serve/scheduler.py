@@ -188,6 +188,8 @@ class Scheduler:
             raise ticket.failure
         self.calls += 1
         asked = Asked.of(graph, call)
+        if any(held.life != graph.shared.line.life for held in asked.held):
+            raise _ended(graph.shared.line)
         if self._quarantine and (graph.shared, asked.digest(1 << 62)) in self._quarantine:
             raise _quarantined()
         if asked.count > 1 and graph.shared.divisible and not (asked.held or asked.keep):
@@ -325,7 +327,11 @@ class Scheduler:
         for asked in [asked for asked in line.waiting() if asked.held]:
             line.drop(asked)
             self._forget(asked)
-            asked.fail(EngineGone("the engine ended while this was under way", line.engine.back_in()))
+            asked.fail(_ended(line))
+
+
+def _ended(line: Line) -> EngineGone:
+    return EngineGone("the engine ended while this was under way", line.engine.back_in())
 
 
 def _quarantined() -> Quarantined:
