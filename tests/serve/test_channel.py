@@ -93,7 +93,7 @@ def test_runs_answers_and_ports_survive_the_way():
     back = engine.unpack_answers(*channel.unpack(*packed(*engine.pack_answers(answers))))
     assert back[0].kept == answers[0].kept
     assert same([answer.arrays["a"] for answer in back], ARRAYS[1:3])
-    ports = {"g": ((Port("x", "int64", ("row", "pad:t"), pad=3),), (Port("y", "float32", ("row",), optional=True),))}
+    ports = {"g": ((Port("x", "int64", ("row", "pad:t"), pad=3),), (Port("y", "float32", ("row",), optional=True),), "text")}
     assert engine.unpack_ports(channel.unpack(*packed(engine.pack_ports(ports), []))[0]) == ports
 
 

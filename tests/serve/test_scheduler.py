@@ -17,8 +17,9 @@ from mainstem.serve.supervisor import Local
 PORTS = (
     (Port("ids", "int64", ("row", "pad:tokens")), Port("mask", "float32", ("row", "pad:tokens"))),
     (Port("sum", "float32", ("row",)), Port("steps", "float32", ("row", "pad:tokens"))),
+    "",
 )
-POOLED = (PORTS[0], PORTS[1][:1])
+POOLED = (PORTS[0], PORTS[1][:1], "")
 
 
 class Sums:
@@ -49,7 +50,7 @@ class Bench:
 
     def graph(self, function, ports=PORTS, rows=None, cost=None):
         number = len(self.engine.engine._graphs)
-        sides = [{port.name: port for port in side} for side in ports]
+        sides = [{port.name: port for port in side} for side in ports[:2]]
         self.engine.engine._graphs[number] = _Graph(function, *sides)
         shared = Shared(self.line, number, ports)
         if cost:
@@ -403,7 +404,7 @@ def test_the_engine_numbers_equal_graphs_alike(table_run):
     engine, folder = Engine(), table_run.path / "model"
     from mainstem import artifact
 
-    ports = {name: (spec.inputs, spec.outputs) for name, spec in artifact.read(folder).graphs.items()}
+    ports = {name: (spec.inputs, spec.outputs, "") for name, spec in artifact.read(folder).graphs.items()}
     first, second = engine.open(1, folder, ports), engine.open(2, folder, ports)
     assert first == second
     engine.close(1)

@@ -17,8 +17,11 @@ from mainstem.serve.line import Line
 from mainstem.serve.scheduler import CallFailed, EngineGone, Quarantined, Scheduler, TooLarge
 from mainstem.serve.supervisor import Remote
 
-PORTS = ((Port("x", "float32", ("row", "1")), Port("past", "float32", ("row", "pad:past"), optional=True)), (Port("y", "float32", ("row", "1")),))
-CACHED = (PORTS[0], (*PORTS[1], Port("past", "float32", ("row", "pad:past+own"))))
+PORTS = (
+    (Port("x", "float32", ("row", "1")), Port("past", "float32", ("row", "pad:past"), optional=True)),
+    (Port("y", "float32", ("row", "1")),),
+)
+CACHED = (PORTS[0], (*PORTS[1], Port("past", "float32", ("row", "pad:past+own"))), "")
 
 # An engine whose graphs double their input, and do worse things where they are told to.
 PROGRAM = """
@@ -40,7 +43,7 @@ def open(self, model, folder, graphs):
     if "broken" in str(folder): raise engine.MainstemError("this graph cannot be read", where=str(folder))
     made = {name: (i, {}) for i, name in enumerate(graphs)}
     for name, (number, _) in made.items():
-        inputs, outputs = graphs[name]
+        inputs, outputs, _ = graphs[name]
         self._graphs[number] = engine._Graph(function, engine.by_name(inputs), engine.by_name(outputs))
     self._models[model] = {number for number, _ in made.values()}
     return made

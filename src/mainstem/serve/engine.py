@@ -3,7 +3,7 @@
 `python -m mainstem.serve.engine FD` answers messages over the socket FD until its other side is closed. It imports as little
 as an engine needs: neither HTTP nor what reads and encodes inputs.
 
-    open  {"folder", "graphs": {name: [inputs, outputs]}}     → {"graphs": {name: [number, {input: value of each row}]}}
+    open  {"model", "folder", "graphs": {name: Ports}}        → {"graphs": {name: [number, {input: value of each row}]}}
     run   {"graph": number, "wanted", "keep", "parts"}        → {"parts", "seconds"}
     close {"model"} · free {"handles"}                          (no answer)
 """
@@ -32,7 +32,7 @@ from mainstem.runtimes._join import join, lengths_of, rows_of, split, trim
 from mainstem.serve import channel
 
 BEAT = 1.0  # seconds between two signs of life
-Ports = tuple[tuple[Port, ...], tuple[Port, ...]]
+Ports = tuple[tuple[Port, ...], tuple[Port, ...], str]  # inputs, outputs, and the adapter that the graph runs with, "" for none
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ class Engine:
     def __init__(self) -> None:
         self._sessions: dict[str, Function] = {}
         self._graphs: dict[int, _Graph] = {}
-        self._numbers: dict[tuple[int, Ports], int] = {}
+        self._numbers: dict[Any, int] = {}
         self._next = itertools.count()
         self._kept: dict[int, dict[str, tuple[Array, Port]]] = {}
         self._handles = itertools.count(1)
         self._lock = threading.Lock()
         self._models: dict[int, set[int]] = {}  # the numbers of the graphs of each model
+        self._closing: dict[int, list[Any]] = {}  # and what it has beside them: adapters
 
     def open(self, model: int, folder: Path, graphs: Mapping[str, Ports]) -> dict[str, tuple[int, dict[str, int]]]:
         """The graphs of a model folder by name: number, and the inputs that have one value in every row of this model's calls.
@@ -78,21 +79,24 @@ class Engine:
         """
         from mainstem.runtimes import onnx
 
-        specs = {name: GraphSpec(*ports) for name, ports in graphs.items()}
+        specs = {name: _spec(*ports) for name, ports in graphs.items()}
         with self._lock:
             functions = onnx.runner(folder, specs, self._sessions).functions
             opened: dict[str, tuple[int, dict[str, int]]] = {}
             for name, ports in graphs.items():
                 shared = getattr(functions[name], "function", functions[name])
-                number = self._numbers.setdefault((id(shared), ports), next(self._next))
+                number = self._numbers.setdefault((id(shared), ports[:2]), next(self._next))
                 self._graphs.setdefault(number, _Graph(shared, by_name(ports[0]), by_name(ports[1])))
                 opened[name] = number, dict(getattr(functions[name], "rows", {}))
             self._models[model] = {number for number, _ in opened.values()}
+            self._closing[model] = [each.close for each in functions.values() if hasattr(each, "close")]
             return opened
 
     def close(self, model: int) -> None:
         """Let go of what no other model uses."""
         with self._lock:
+            for close in self._closing.pop(model, []):
+                close()
             mine = self._models.pop(model, set())
             for number in mine - set().union(*self._models.values()):
                 gone = self._graphs.pop(number)
@@ -147,6 +151,11 @@ class Engine:
             self._kept.pop(handle, None)
 
 
+def _spec(inputs: tuple[Port, ...], outputs: tuple[Port, ...], adapter: str) -> GraphSpec:
+    more: dict[str, Any] = {"adapter": adapter} if adapter else {}
+    return GraphSpec(inputs, outputs, **more)
+
+
 # --- the process --------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +206,7 @@ def unpack_answers(told: Mapping[str, Any], arrays: Sequence[Array]) -> list[Ans
 
 def pack_ports(graphs: Mapping[str, Ports]) -> dict[str, Any]:
     """Ports as JSON."""
-    return {name: [[asdict(port) for port in side] for side in sides] for name, sides in graphs.items()}
+    return {name: [[asdict(port) for port in side] for side in sides[:2]] + [sides[2]] for name, sides in graphs.items()}
 
 
 def unpack_ports(told: Mapping[str, Any]) -> dict[str, Ports]:
@@ -206,7 +215,7 @@ def unpack_ports(told: Mapping[str, Any]) -> dict[str, Ports]:
     def side(ports: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
         return tuple(Port(**{**port, "axes": tuple(port["axes"])}) for port in ports)
 
-    return {name: (side(inputs), side(outputs)) for name, (inputs, outputs) in told.items()}
+    return {name: (side(inputs), side(outputs), adapter) for name, (inputs, outputs, adapter) in told.items()}
 
 
 def fault(error: Exception) -> dict[str, Any]:

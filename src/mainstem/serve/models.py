@@ -25,6 +25,7 @@ from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
 from mainstem.runtimes._calls import threads
 from mainstem.serve.calls import Graph, Shared
+from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
 from mainstem.serve.scheduler import Cancelled, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
@@ -125,7 +126,9 @@ class Served:
 
     async def open(self) -> None:
         """Have its graphs loaded. Raises MainstemError where one cannot be read."""
-        ports = {name: (spec.inputs, spec.outputs) for name, spec in self.pipeline.artifact.graphs.items()}
+        ports: dict[str, Ports] = {
+            name: (spec.inputs, spec.outputs, getattr(spec, "adapter", "")) for name, spec in self.pipeline.artifact.graphs.items()
+        }
 
         def heard(opened: Opened) -> None:
             for name, (number, rows) in opened.items():
