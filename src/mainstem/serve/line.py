@@ -71,7 +71,8 @@ class Line:
         seconds = own.row * rows
         others = [flow for each, flow in self.flows.items() if each != name and flow.left() > 0]
         total = own.left() + sum(flow.left() for flow in others)
-        turns = own.before(min(seconds, LONGEST), now) * (len(others) + 1) + LONGEST * len(others)
+        first = max(own.row, min(seconds, LONGEST))  # what it asks first: a row, or a few
+        turns = own.before(first, now) * (len(others) + 1) + LONGEST * len(others)
         back = float(self.engine.back_in())
         return min(total, turns) / self.engine.lanes + back, (total + seconds * (total > LONGEST)) / self.engine.lanes + back
 
