@@ -15,7 +15,10 @@ import mainstem as ms
 from mainstem.errors import MainstemError
 from mainstem.testing.faults import relist
 
-PROMISE = "models are swapped under load without a failed request or an answer of two versions, broken ones are refused, and rollback takes less than a second"
+PROMISE = (
+    "models are swapped under load without a failed request or an answer of two versions, "
+    "broken ones are refused, and rollback takes less than a second"
+)
 
 
 def other(data, folder):

@@ -10,7 +10,10 @@ import pytest
 import serving
 import trials
 
-PROMISE = "an engine that is killed, or hangs, is replaced; models of other engines have no error, and what was under way is answered or told when to try again"
+PROMISE = (
+    "an engine that is killed, or hangs, is replaced; models of other engines have no error, "
+    "and what was under way is answered or told when to try again"
+)
 FAULTS = {"SIGKILL": signal.SIGKILL, "SIGSEGV": signal.SIGSEGV, "SIGSTOP": signal.SIGSTOP}
 
 

@@ -12,7 +12,10 @@ import pytest
 import serving
 import trials
 
-PROMISE = "on SIGTERM a server says first that it is not ready, answers all that it took, and ends with 0 and without orphans; a second one ends it at once"
+PROMISE = (
+    "on SIGTERM a server says first that it is not ready, answers all that it took, "
+    "and ends with 0 and without orphans; a second one ends it at once"
+)
 ROWS = {"rows": [{"area": 50, "rooms": 2, "城区": "海淀"}] * 300}
 
 

@@ -27,10 +27,11 @@ from mainstem.runtimes._calls import threads
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
-from mainstem.serve.scheduler import Cancelled, Scheduler, Ticket
+from mainstem.serve.scheduler import Cancelled, EngineGone, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
+ATTEMPTS = 3  # at replaying a model whose engine ends meanwhile
 
 __all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
 
@@ -307,6 +308,7 @@ class Models:
             threading.Thread(target=self.replay, args=(failed,), name="replay", daemon=True).start()
             yield
         finally:
+            self.draining = True
             for line in self.lines:
                 await line.engine.stop()
 
@@ -321,11 +323,21 @@ class Models:
         for served, opened in opening.items():
             try:
                 opened.result()
-                served.replay(loop)
+                self._replayed(served, loop)
             except Exception as error:  # a model that breaks in any way must not be served
                 served.state = str(error)
-                failed(error)
+                if not self.draining:
+                    failed(error)
         self.done.set()
+
+    def _replayed(self, served: Served, loop: asyncio.AbstractEventLoop) -> None:
+        """Replay it, again where its engine ended meanwhile."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return served.replay(loop)
+            except EngineGone:
+                if self.draining or attempt == ATTEMPTS - 1:
+                    raise
 
     async def load(self, name: str, folder: Path | str) -> Served:
         """Serve another version under `name`, or a new model, once it has reproduced its golden rows; the old one answers until then.
@@ -339,7 +351,7 @@ class Models:
                 if served.line not in lines:
                     await self._start(served.line)
                 await served.open()
-                await asyncio.to_thread(served.replay, asyncio.get_running_loop())
+                await asyncio.to_thread(self._replayed, served, asyncio.get_running_loop())
             except BaseException:
                 await self._let_go(served)
                 raise

@@ -218,6 +218,8 @@ class Remote:
 
     async def open(self, model: int, folder: Path, graphs: Mapping[str, Ports], heard: Callable[[Opened], None]) -> None:
         """Load the graphs of a model; `heard` takes what `Engine.open` tells, here and whenever they are loaded again."""
+        while not self.up:
+            await asyncio.sleep(0.05)
         began = time.monotonic()
         await self._load(model, opening := _Opening(folder, graphs, heard))
         self._models[model] = opening
