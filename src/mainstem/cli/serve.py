@@ -18,7 +18,7 @@ def command(
     port: Annotated[int, Option(metavar="P", help="0 takes a free one")] = 8000,
     token: Annotated[str, Option(metavar="T", help="what requests have to bring", envvar="MAINSTEM_TOKEN")] = "",
     grace: Annotated[float, Option(metavar="S", help="seconds that requests under way have to end on SIGTERM")] = 20.0,
-    queue: Annotated[float, Option(metavar="S", help="seconds that a request may wait for its turn; longer is refused at once")] = 1.0,
+    queue: Annotated[float, Option(metavar="S", help="seconds that a request may wait for its turn; longer is refused at once")] = 3.0,
     in_process: Annotated[bool, Option("--in-process", help="run the graphs in this process, not in one a backbone")] = False,
 ) -> None:
     """Answer predictions over HTTP, on this machine alone unless there is a token. Every model is replayed before it answers."""

@@ -31,6 +31,7 @@ from mainstem.serve.scheduler import Cancelled, EngineGone, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
+PATIENCE = 0.02  # seconds of a request before it is looked whether its client is still there
 ATTEMPTS = 3  # at replaying a model whose engine ends meanwhile
 
 __all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
@@ -183,11 +184,14 @@ def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
                 pass
         ticket.fail(Cancelled())
 
-    watch = asyncio.create_task(until_gone()) if request else None
+    started: list[asyncio.Task[None]] = []
+    later = asyncio.get_running_loop().call_later(PATIENCE, lambda: started.append(asyncio.create_task(until_gone()))) if request else None
     try:
         yield
     finally:
-        if watch:
+        if later:
+            later.cancel()
+        for watch in started:
             watch.cancel()
 
 

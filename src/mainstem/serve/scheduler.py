@@ -22,7 +22,7 @@ from mainstem.serve.costs import LONGEST
 from mainstem.serve.engine import Answered
 from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 
-QUEUE = 1.0  # seconds that a request may wait for its turn; one that would wait longer is refused
+QUEUE = 3.0  # seconds that a request may wait for its turn; one that would wait longer is refused
 TIMEOUT = 30.0  # seconds that a request may take in all
 MOST_REQUESTS = 1000  # under way at a time
 UNKNOWN_PARTS = 6  # of a call whose cost is not known yet: from these it is learned
