@@ -71,7 +71,7 @@ class Held(Kept):
     ) -> None:
         super().__init__({}, ports)
         self.line, self.handle, self.shapes, self.picked, self.root = line, handle, shapes, picked, root
-        self.life = line.life if root is None else root.life
+        self.life: int = line.life if root is None else root.life
         if root is None:
             weakref.finalize(self, line.free, handle, line.life).atexit = False
 

@@ -20,10 +20,11 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from mainstem import artifact, files, seal
-from mainstem.contracts import Call, Emit, Rows
+from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
-from mainstem.runtimes._calls import threads
+from mainstem.runtimes import linear
+from mainstem.runtimes._calls import prepare, threads
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
@@ -32,6 +33,7 @@ from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
 PATIENCE = 0.02  # seconds of a request before it is looked whether its client is still there
+SMALL = 8 << 20  # bytes of a graph that may be a head
 ATTEMPTS = 3  # at replaying a model whose engine ends meanwhile
 
 __all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
@@ -61,6 +63,7 @@ class Served:
     digest: str
     state: str = WAITING
     graphs: dict[str, Graph] = field(default_factory=dict)
+    heads: dict[str, linear.Linear] = field(default_factory=dict)  # graphs that the front computes itself
     under_way: int = 0
     over: Callable[[], None] | None = None  # once nothing is under way any more
 
@@ -89,6 +92,9 @@ class Served:
 
     def asked(self, call: Call, ticket: Ticket) -> asyncio.Future[dict[str, Any]]:
         """Start a call for a request."""
+        if head := self.heads.get(call.graph):
+            spec = self.pipeline.artifact.graphs[call.graph]
+            return self.scheduler.stacked(head, prepare(call, spec), call.outputs or tuple(port.name for port in spec.outputs), ticket)
         return self.scheduler.ask(self.graphs[call.graph], call, ticket)
 
     async def predict(
@@ -128,9 +134,9 @@ class Served:
 
     async def open(self) -> None:
         """Have its graphs loaded. Raises MainstemError where one cannot be read."""
-        ports: dict[str, Ports] = {
-            name: (spec.inputs, spec.outputs, getattr(spec, "adapter", "")) for name, spec in self.pipeline.artifact.graphs.items()
-        }
+        specs = self.pipeline.artifact.graphs
+        self.heads = await asyncio.to_thread(_heads, self.folder, specs)
+        ports: dict[str, Ports] = {n: (spec.inputs, spec.outputs, spec.adapter) for n, spec in specs.items() if n not in self.heads}
 
         def heard(opened: Opened) -> None:
             for name, (number, rows) in opened.items():
@@ -150,6 +156,14 @@ class Served:
 
     def replay(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the golden rows again, from a thread beside the event loop. Raises seal.Mismatch where they differ."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._replay(loop)
+            except EngineGone:  # meanwhile: another takes its place
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def _replay(self, loop: asyncio.AbstractEventLoop) -> None:
         recorded = seal.read(self.folder)
         if recorded.columns is None:
             self.state = UNREPLAYED
@@ -172,6 +186,13 @@ class Served:
         finally:
             loop.call_soon_threadsafe(ticket.end)
         self.state = REPLAYED
+
+
+def _heads(folder: Path, specs: Mapping[str, GraphSpec]) -> dict[str, linear.Linear]:
+    """The graphs that are linear heads: small ones, which are not worth a way to the engine and back."""
+    paths = {name: folder / "onnx" / f"{name}.onnx" for name, spec in specs.items() if not spec.adapter and f"{name}.shared" not in specs}
+    small = {name: path.read_bytes() for name, path in paths.items() if path.exists() and path.stat().st_size <= SMALL}
+    return {name: head for name, data in small.items() if (head := linear.read(data))}
 
 
 @contextmanager
@@ -271,8 +292,10 @@ class Models:
         artifact.check(folder)
         manifest = (folder / files.MANIFEST).read_bytes()
         artifact.safe_name(name, "model name")
-        pipeline = seal.open_pipeline(folder)
-        hashes = json.loads(manifest)["files"]
+        try:
+            pipeline, hashes = Pipeline(artifact.read(folder)), json.loads(manifest)["files"]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
+            raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
         backbones = {hashes.get(f"onnx/{graph}.onnx", "") for graph in pipeline.artifact.graphs if graph != "head"}
         version = self._versions[name] = self._versions.get(name, 0) + 1
         number, digest = next(self._numbers), hashlib.sha256(manifest).hexdigest()
@@ -308,16 +331,13 @@ class Models:
         self._loop = asyncio.get_running_loop()
         try:
             for line in list(self.lines):
-                await self._start(line)
+                await _start(self.scheduler, line)
             threading.Thread(target=self.replay, args=(failed,), name="replay", daemon=True).start()
             yield
         finally:
             self.draining = True
             for line in self.lines:
                 await line.engine.stop()
-
-    async def _start(self, line: Line) -> None:
-        await line.engine.start(lambda: self.scheduler.soon(line), lambda: self.scheduler.gone(line))
 
     def replay(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
         """Load and replay them, from a thread beside the event loop; `failed` hears of each that differs, and the others go on."""
@@ -327,21 +347,12 @@ class Models:
         for served, opened in opening.items():
             try:
                 opened.result()
-                self._replayed(served, loop)
+                served.replay(loop)
             except Exception as error:  # a model that breaks in any way must not be served
                 served.state = str(error)
                 if not self.draining:
                     failed(error)
         self.done.set()
-
-    def _replayed(self, served: Served, loop: asyncio.AbstractEventLoop) -> None:
-        """Replay it, again where its engine ended meanwhile."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return served.replay(loop)
-            except EngineGone:
-                if self.draining or attempt == ATTEMPTS - 1:
-                    raise
 
     async def load(self, name: str, folder: Path | str) -> Served:
         """Serve another version under `name`, or a new model, once it has reproduced its golden rows; the old one answers until then.
@@ -353,9 +364,9 @@ class Models:
             served = await asyncio.to_thread(self._prepared, name, folder)
             try:
                 if served.line not in lines:
-                    await self._start(served.line)
+                    await _start(self.scheduler, served.line)
                 await served.open()
-                await asyncio.to_thread(self._replayed, served, asyncio.get_running_loop())
+                await asyncio.to_thread(served.replay, asyncio.get_running_loop())
             except BaseException:
                 await self._let_go(served)
                 raise
@@ -403,3 +414,7 @@ class Models:
         """End the engines of a server that does not come to run."""
         for line in self.lines:
             line.engine.kill()
+
+
+async def _start(scheduler: Scheduler, line: Line) -> None:
+    await line.engine.start(lambda: scheduler.soon(line), lambda: scheduler.gone(line))

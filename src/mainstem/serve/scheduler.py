@@ -200,8 +200,10 @@ class Scheduler:
                 return asyncio.ensure_future(_joined(asked, order, [self._wait_for(part, ticket) for part in parts]))
         return self._wait_for(asked, ticket)
 
-    def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...]) -> asyncio.Future[Answer]:
+    def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...], ticket: Ticket) -> asyncio.Future[Answer]:
         """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
+        if ticket.failure is not None:
+            raise ticket.failure
         if not self._stack:
             asyncio.get_running_loop().call_soon(self._run_stack)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
