@@ -29,6 +29,7 @@ from mainstem.serve.scheduler import CallFailed, EngineGone, TooLarge
 HUNG = 5.0  # seconds without a sign of life, after which an engine is killed
 STARTING = 60.0  # the same before its first sign
 RUNAWAY = 120.0  # seconds that one run may take
+LOADING = 600.0  # seconds that loading a model may take, without a sign of life
 TICK = 0.5
 BACK_OFF = 30.0  # seconds, at most, between two attempts to start an engine that keeps ending
 BUFFER = 1 << 20
@@ -116,7 +117,7 @@ class _Process(asyncio.Protocol):
             self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self.reader = channel.Reader()
         self.transport: Any = None
-        self.pending: dict[int, tuple[asyncio.Future[Any], float]] = {}
+        self.pending: dict[int, tuple[asyncio.Future[Any], float, bool]] = {}  # when it was asked, and whether it is to load
         self.numbers = itertools.count(1)
         self.heard_at, self.alive = time.monotonic(), False
         self.freed: deque[int] = deque()  # handles to let go of, with the next beat
@@ -129,7 +130,7 @@ class _Process(asyncio.Protocol):
             future.set_exception(EngineGone("the engine ended and is started again"))
             return future
         number = next(self.numbers)
-        self.pending[number] = future, time.monotonic()
+        self.pending[number] = future, time.monotonic(), header["do"] == "open"
         try:
             self.tell({**header, "id": number}, arrays)
         except Exception:
@@ -149,8 +150,9 @@ class _Process(asyncio.Protocol):
 
     def troubled(self, now: float) -> bool:
         """Whether it gives no sign of life, or a run does not end."""
-        silent = now - self.heard_at > (HUNG if self.alive else STARTING)
-        return silent or any(now - began > RUNAWAY for _, began in self.pending.values())
+        loading = any(loads for _, _, loads in self.pending.values())
+        silent = now - self.heard_at > (LOADING if loading else HUNG if self.alive else STARTING)
+        return silent or any(now - began > (LOADING if loads else RUNAWAY) for _, began, loads in self.pending.values())
 
     def connection_made(self, transport: Any) -> None:
         """The channel is open."""
@@ -173,7 +175,7 @@ class _Process(asyncio.Protocol):
         """The other side was closed: the process has ended, or is about to."""
         waiting, self.pending = self.pending, {}
         self.ended()
-        for future, _ in waiting.values():
+        for future, _, _ in waiting.values():
             if not future.done():
                 future.set_exception(EngineGone("the engine ended while it ran this and is started again"))
 
