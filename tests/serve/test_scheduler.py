@@ -323,6 +323,30 @@ def test_one_of_two_who_ask_the_same_may_leave():
     assert asyncio.run(run())["sum"].tolist() == [5.0]
 
 
+def test_what_failed_with_nobody_waiting_is_asked_anew():
+    async def run():
+        bench, sums = Bench(), Sums()
+        graph = bench.graph(sums)
+        sums.gate.clear()
+        busy = asyncio.create_task(bench.ask(graph, call([7])))
+        await asyncio.sleep(0.02)
+        asked = [asyncio.create_task(bench.ask(graph, call([i]))) for i in (3, -1)]  # they run as one, which fails
+        await asyncio.sleep(0.02)
+        sums.gate.set()
+        await busy
+        sums.gate.clear()
+        await asyncio.sleep(0.02)
+        for task in asked:
+            task.cancel()
+        sums.gate.set()
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            answer = await bench.ask(graph, call([3]))
+        return answer["sum"].tolist(), bench.scheduler._live
+
+    assert asyncio.run(run()) == ([3.0], {})
+
+
 def test_more_than_fits_is_refused_at_once_with_the_time_to_wait():
     async def run():
         bench, sums = Bench(queue=0.2), Sums()

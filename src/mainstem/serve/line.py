@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,20 +92,23 @@ class Line:
             asked.state = "gone"
             self._part_from_mates(asked)
 
-    def take(self) -> list[Asked]:
-        """The calls that the engine should run next, as one; none where nothing may run now."""
+    def take(self, forget: Callable[[Asked], None]) -> list[Asked]:
+        """The calls that the engine should run next, as one; none where nothing may run now. forget: hears of what nobody waits for."""
         if self.alone:
             return []
         while self.suspects:
             if not self.suspects[0].alive:
-                self.suspects.popleft()
+                forget(self.suspects.popleft())
             elif self.running:
                 return []
             else:
                 self.alone = True
                 return [self.suspects.popleft()]
         while self.again:
-            if group := [asked for asked in self.again.popleft() if asked.alive]:
+            asked = self.again.popleft()
+            for gone in (one for one in asked if not one.alive):
+                forget(gone)
+            if group := [one for one in asked if one.alive]:
                 return group
         head = self._next()
         return [] if head is None else self._with_mates(head)

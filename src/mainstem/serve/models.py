@@ -125,10 +125,11 @@ class Served:
                         part.cancel()
                 yield await work
             finally:
-                work.cancel()
-                ticket.fail(Cancelled())
-                with suppress(BaseException):
-                    await work
+                if not work.done():
+                    work.cancel()
+                    ticket.fail(Cancelled())
+                    await asyncio.wait((work,))
+                    work.cancelled() or work.exception()  # nobody is there to hear it
 
     # life
 

@@ -261,7 +261,7 @@ class Scheduler:
 
     def _dispatch(self, line: Line) -> None:
         self._due.discard(line)
-        while line.engine.up and line.running < line.engine.lanes and (group := line.take()):
+        while line.engine.up and line.running < line.engine.lanes and (group := line.take(self._forget)):
             self._run(line, group)
 
     def _run(self, line: Line, group: list[Asked]) -> None:
