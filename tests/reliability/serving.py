@@ -82,7 +82,16 @@ class Connection:
         self.port, self.reader, self.writer = port, None, None
 
     async def ask(self, path, body):
-        """(status, headers, JSON). Raises OSError where the connection ends."""
+        """(status, headers, JSON). Raises OSError where the connection ends; one that was kept and has been closed is opened again."""
+        kept = self.writer is not None
+        try:
+            return await self._ask(path, body)
+        except OSError:
+            if not kept:
+                raise
+            return await self._ask(path, body)
+
+    async def _ask(self, path, body):
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         data = json.dumps(body).encode()
