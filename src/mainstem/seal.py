@@ -26,7 +26,6 @@ from mainstem import artifact, files
 from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, State, Table
 from mainstem.errors import MainstemError
 from mainstem.inference import Pipeline, drive, encoder, seeds_of
-from mainstem.runtimes import onnx
 
 ROWS = 32
 MOST_RECORDED = 64 << 20  # bytes of outputs that a replay keeps; later calls are only named, and show in the answers
@@ -524,6 +523,8 @@ def open_folder(folder: Path, cache: dict[str, Any] | None = None) -> tuple[Pipe
 
     Raises MainstemError where the contents make no sense.
     """
+    from mainstem.runtimes import onnx
+
     try:
         pipeline = Pipeline(artifact.read(folder))
         return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)

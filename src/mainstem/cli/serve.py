@@ -17,11 +17,14 @@ def command(
     host: Annotated[str, Option(metavar="H", help="any address but this machine's own needs --token")] = "127.0.0.1",
     port: Annotated[int, Option(metavar="P", help="0 takes a free one")] = 8000,
     token: Annotated[str, Option(metavar="T", help="what requests have to bring", envvar="MAINSTEM_TOKEN")] = "",
+    grace: Annotated[float, Option(metavar="S", help="seconds that requests under way have to end on SIGTERM")] = 20.0,
+    queue: Annotated[float, Option(metavar="S", help="seconds that a request may wait for its turn; longer is refused at once")] = 3.0,
+    in_process: Annotated[bool, Option("--in-process", help="run the graphs in this process, not in one a backbone")] = False,
 ) -> None:
     """Answer predictions over HTTP, on this machine alone unless there is a token. Every model is replayed before it answers."""
     from mainstem.serve.run import serve
 
-    serve(named(models), host, port, token, note)
+    serve(named(models), host, port, token, note, in_process=in_process, grace=grace, queue=queue)
 
 
 def named(models: list[str]) -> dict[str, Path]:

@@ -7,7 +7,6 @@ POST /predict/NAME  {"rows": [{"COLUMN": value}], "options": {}} → {"predictio
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from mainstem.serve.guard import MOST_BYTES, Guard, error, reply
 from mainstem.serve.models import Cancelled, Models, Served
 
 PATIENCE = 30.0  # seconds that a body may take to arrive
+LIGHT = 64 << 10  # bytes of a body that is parsed without leaving the event loop
 SHOWN = 1000  # bad rows that an answer names
 
 
@@ -40,8 +40,8 @@ def build(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=models.replay, args=(failed,), name="replay", daemon=True).start()
-        yield
+        async with models.running(failed):
+            yield
 
     app = Starlette(
         routes=[
@@ -145,6 +145,8 @@ async def _asked(request: Request, columns: list[str]) -> tuple[Rows, Any]:
             body = await request.body()
     except TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
+    if len(body) <= LIGHT:
+        return requests.from_json(body, columns)
     return await run_in_threadpool(requests.from_json, body, columns)
 
 
@@ -177,7 +179,7 @@ async def _http_error(request: Request, raised: Exception) -> Response:
 
 
 async def _mistake(request: Request, raised: Exception) -> Response:
-    return error(getattr(raised, "status", 422), str(raised))
+    return error(getattr(raised, "status", 422), str(raised), getattr(raised, "headers", None))
 
 
 async def _left(request: Request, raised: Exception) -> Response:

@@ -1,0 +1,158 @@
+"""Requests a second over HTTP against what the same machine does with the same model when all texts are known beforehand.
+
+    python benchmarks/serving/http.py MODEL TEXTS.json [--seconds 20] [--json FILE]
+
+MODEL: a model folder that takes one text; TEXTS: a list of texts of natural length. Cells of the server (closed loop, 1, 8 and 32
+connections) alternate with cells of the limit: texts sorted by length, the best of batches of 1, 4 and 8, one thread a core, encoding
+included. `share`: requests a second ÷ (limit × (1 − the load generator's share of the processors)). Processor time is user and
+system time of each process; on a machine that others use it says more than seconds do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mainstem import artifact, seal
+from mainstem.contracts import Rows
+
+BATCHES = (1, 4, 8)
+CONNECTIONS = (1, 8, 32)
+
+
+def cpu(pid):
+    """User and system seconds of a process."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss(pid):
+    """MB of a process, shared pages by their share."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+class Limit:
+    """What this machine does with this model offline."""
+
+    def __init__(self, folder, texts):
+        self.pipeline, self.runner = seal.open_folder(artifact.find(folder))
+        [self.column] = self.pipeline.artifact.schema.columns
+        self.texts = sorted(texts, key=len)
+
+    def cell(self, batch, seconds):
+        """Texts a second, and processor seconds a text."""
+        starts = iter(np.random.default_rng(0).permutation(range(0, len(self.texts) - batch, batch)).tolist())
+        end, done, lock = time.monotonic() + seconds, [0], threading.Lock()
+
+        def work():
+            while time.monotonic() < end:
+                with lock:
+                    start = next(starts, None)
+                if start is None:
+                    return
+                self.pipeline.predict(Rows({self.column.name: self.texts[start : start + batch]}), self.runner)
+                with lock:
+                    done[0] += batch
+
+        workers = [threading.Thread(target=work) for _ in range(len(os.sched_getaffinity(0)))]
+        began, used = time.monotonic(), time.process_time()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return done[0] / (time.monotonic() - began), (time.process_time() - used) / max(done[0], 1)
+
+
+async def closed(port, name, column, texts, connections, seconds):
+    """Every connection sends the next text once it has its answer. Returns the seconds of each."""
+    took, end, numbers = [], time.perf_counter() + seconds, iter(range(1 << 40))
+
+    async def work():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < end:
+            body = json.dumps({"rows": [{column: texts[next(numbers) % len(texts)]}]}).encode()
+            began = time.perf_counter()
+            writer.write(b"POST /predict/%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % (name.encode(), len(body)) + body)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
+            assert b" 200 " in head[:16], head
+            took.append(time.perf_counter() - began)
+        writer.close()
+
+    await asyncio.gather(*[work() for _ in range(connections)])
+    return took
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    texts = json.loads(options.texts.read_text(encoding="utf-8"))
+    limit = Limit(options.model, texts)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "mainstem", "serve", f"m={options.model}", "--port", "0", "--queue", "30"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        for line in server.stderr:
+            said += line
+            if line.startswith("ready"):
+                break
+        ready, port = time.monotonic() - began, int(re.search(r":(\d+)/", said)[1])
+        pids = [server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())]
+        report = {"ready_seconds": round(ready, 2), "ready_cpu_seconds": round(sum(map(cpu, pids)), 2), "cells": []}
+        asyncio.run(closed(port, "m", limit.column.name, texts, 8, options.seconds / 4))
+        best = max(BATCHES, key=lambda batch: limit.cell(batch, options.seconds / 4)[0])
+        for connections in CONNECTIONS:
+            before = limit.cell(best, options.seconds / 2)
+            used, mine = [cpu(pid) for pid in pids], time.process_time()
+            took = asyncio.run(closed(port, "m", limit.column.name, texts, connections, options.seconds))
+            mine = time.process_time() - mine
+            spent = [cpu(pid) - was for pid, was in zip(pids, used, strict=True)]
+            after = limit.cell(best, options.seconds / 2)
+            most, rate = (before[0] + after[0]) / 2, len(took) / options.seconds
+            loader = mine / options.seconds / len(os.sched_getaffinity(0))
+            report["cells"].append(
+                {
+                    "connections": connections,
+                    "requests_a_second": round(rate, 1),
+                    "limit": round(most, 1),
+                    "share": round(rate / (most * (1 - loader)), 3),
+                    "p50_ms": round(1e3 * float(np.median(took)), 1),
+                    "p99_ms": round(1e3 * float(np.quantile(took, 0.99)), 1),
+                    "cpu_ms_a_request": {
+                        "front": round(1e3 * spent[0] / len(took), 2),
+                        "engine": round(1e3 * sum(spent[1:]) / len(took), 2),
+                        "offline": round(1e3 * (before[1] + after[1]) / 2, 2),
+                        "client": round(1e3 * mine / len(took), 2),
+                    },
+                }
+            )
+            print(report["cells"][-1], flush=True)
+        report["pss_mb"] = [round(pss(pid), 1) for pid in pids]
+        report["batch_of_the_limit"], report["load_average"] = best, os.getloadavg()
+    finally:
+        server.terminate()
+        server.wait(30)
+        server.stderr.close()
+    print(json.dumps(report, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
