@@ -9,6 +9,7 @@ from typing import Any
 import mainstem
 from mainstem.contracts import Json
 from mainstem.schema import Column
+from mainstem.serve.asking import identity
 from mainstem.serve.models import Models, Served
 
 _CELLS: dict[str, Json] = {
@@ -107,6 +108,25 @@ def _prediction(served: Served) -> Json:
 
 def _options(served: Served) -> Json:
     return {"type": "object", "properties": {name: {"default": default} for name, default in served.pipeline.task.options.items()}}
+
+
+def about(served: Served) -> dict[str, Any]:
+    """One model as its users need to know it: task, columns, labels, state, version."""
+    version, digest = identity(served)
+    contents, task = served.pipeline.artifact, served.pipeline.task
+    return {
+        "name": served.name,
+        "task": contents.task,
+        "state": served.state,
+        "ready": served.ready,
+        "version": version,
+        "digest": digest,
+        "columns": [{"name": c.name, "kind": c.kind} for c in contents.schema.long],
+        "targets": [t.name for t in contents.schema.targets],
+        "labels": [str(label) for label in contents.state.json.get("labels") or []],
+        "options": dict(task.options),
+        "example": example(served),
+    }
 
 
 def example(served: Served) -> dict[str, Json]:

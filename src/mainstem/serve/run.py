@@ -13,6 +13,7 @@ import uvicorn
 from mainstem.errors import MainstemError
 from mainstem.serve.app import build
 from mainstem.serve.guard import check_host
+from mainstem.serve.manners import Manners
 from mainstem.serve.models import Models
 
 GRACE = 20  # seconds that requests under way have to end once the server is told to stop
@@ -20,14 +21,20 @@ MOST_REQUESTS = 256  # under way at a time; more are answered 503
 
 
 def serve(
-    folders: Mapping[str, Path | str], host: str = "127.0.0.1", port: int = 8000, token: str = "", say: Callable[[str], None] = print
+    folders: Mapping[str, Path | str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    manners: Manners | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Serve these models until SIGTERM or Ctrl-C. Port 0 takes a free one.
 
     Raises MainstemError for a model that is not as it was sealed or does not answer as it was measured, an address that
     needs a token, and a port that is in use.
     """
-    check_host(host, token)
+    manners = manners or Manners()
+    check_host(host, manners.tokens)
+    transport = manners.transport()
     models = Models(folders)
     listener = _listen(host, port)
     failures: list[Exception] = []
@@ -36,7 +43,7 @@ def serve(
         failures.append(error)
         server.should_exit = True
 
-    app = build(models, token, failed)
+    app = build(models, failed=failed, manners=manners)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -47,9 +54,10 @@ def serve(
         server_header=False,
         limit_concurrency=MOST_REQUESTS,
         timeout_graceful_shutdown=GRACE,
+        **transport,
     )
     server = uvicorn.Server(config)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    address = f"{manners.scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     for served in models:
         say(f"{address}/predict/{served.name}  {served.pipeline.artifact.task} from {served.folder}")
     say(f"{address}/docs  how to ask")
