@@ -79,7 +79,9 @@ def mood_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     rng = random.Random(3)
     words = {"好评": ["fine", "lovely", "warm", "很好", "喜欢"], "差评": ["poor", "cold", "dull", "很差", "失望"]}
     rows = [{"text": f"{' '.join(rng.sample(words[mood], 3))} {i}", "mood": mood} for i in range(40) for mood in words]
-    return ms.train(rows, "mood", inputs=["text"], backbone="linear", out=tmp_path_factory.mktemp("runs") / "mood")
+    network = {"name": "text", "columns": ["text"], "backbone": "ngram", "settings": {"buckets": 256, "dim": 8}}
+    config = {"candidates": [{"name": "ngram", "inputs": [network], "training": {"epochs": 6, "lr": 0.02}}]}
+    return ms.train(rows, "mood", inputs=["text"], config=config, out=tmp_path_factory.mktemp("runs") / "mood")
 
 
 LONGEST = ("test_readme.py", "test_demo.py", "test_base_install.py")
