@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_bert
 from PIL import Image
 from small_gpt import sentences, writing
 
 import mainstem as ms
+from mainstem import api
 
 
 def flats(path: Path, rows: int = 160) -> Path:
@@ -82,6 +84,18 @@ def mood_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     network = {"name": "text", "columns": ["text"], "backbone": "ngram", "settings": {"buckets": 256, "dim": 8}}
     config = {"candidates": [{"name": "ngram", "inputs": [network], "training": {"epochs": 6, "lr": 0.02}}]}
     return ms.train(rows, "mood", inputs=["text"], config=config, out=tmp_path_factory.mktemp("runs") / "mood")
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT as the hub keeps it."""
+    return small_bert.save(tmp_path_factory.mktemp("hub") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def embedder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ms.Model:
+    """The same, exported alone."""
+    return api.export(f"hf:{encoder_folder}", tmp_path_factory.mktemp("embedder") / "model")
 
 
 LONGEST = ("test_readme.py", "test_demo.py", "test_base_install.py")
