@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mainstem import network, registry
+from mainstem import registry
 from mainstem.artifact import Artifact, Input
 from mainstem.contracts import Rows, State, Table
 from mainstem.errors import MainstemError
 from mainstem.inference import Pipeline, fit_input
-from mainstem.runtimes import torch as live
 from mainstem.schema import Column, Schema
 from mainstem.training import shipping
 from mainstem.training.fitting import Fitted
@@ -35,6 +34,9 @@ def export(reference: str, model: Path) -> None:
 
     Raises MainstemError for a backbone without weights of its own, and for one that reads neither.
     """
+    from mainstem import network
+    from mainstem.runtimes import torch as live
+
     ref = registry.resolve(reference)
     module = registry.load("backbones", ref.family)
     if not hasattr(module, "plugin"):

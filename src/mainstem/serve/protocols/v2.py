@@ -247,7 +247,8 @@ async def _load(request: Request) -> Response:
     """Open the model's folder again, or one that has come into the repository; it answers once it has answered its golden rows."""
     await _parameters(request, ("parameters",))
     name, state = request.path_params["name"], request.app.state
-    await _told(state.models.load, name, state.place(name))
+    folder = state.place(name)
+    await _told(state.models.load, name, folder)
     state.refresh()
     return reply({"name": name, "version": identity(state.models.find(name))[0]})
 
