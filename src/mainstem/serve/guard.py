@@ -100,7 +100,8 @@ class Guard:
         host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
         if not self.tokens and _name_of(host) not in LOCAL_NAMES:
             return self._away("host", 403, "this server answers its own machine only")
-        if (origin and origin.partition(b"://")[2] != host) or headers.get(b"sec-fetch-site", b"") == b"cross-site":
+        foreign = (origin and origin.partition(b"://")[2] != host) or headers.get(b"sec-fetch-site", b"") == b"cross-site"
+        if foreign and scope["path"] not in self.opened:  # a link elsewhere may lead to the page
             return self._away("origin", 403, "pages of other origins are not answered")
         if self.tokens and scope["path"] not in self.opened and (refused := self._unknown(scope, headers)):
             return refused
