@@ -160,7 +160,7 @@ def test_one_text_for_all_tasks_that_read_it(browser, address):
     told = float(browser.text(".card li.chosen span:last-child").removesuffix(" %")) / 100
     assert share == pytest.approx(told, abs=0.02)
     assert "16 numbers" in browser.text(".card:nth-child(2)")
-    assert "2 tasks, one pass" in browser.text("#time")
+    assert "2 tasks at once" in browser.text("#time")
     for width in SIZES:
         assert browser.look(width, "text") <= width
 

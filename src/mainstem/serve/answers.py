@@ -73,7 +73,7 @@ async def _asked(request: Request, served: Served) -> tuple[Rows, Any]:
     began = time.perf_counter()
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         try:
-            async with asyncio.timeout(PATIENCE), request.form(max_files=1, max_fields=1, max_part_size=limits.body) as form:
+            async with asyncio.timeout(PATIENCE), request.form(max_files=1, max_fields=0, max_part_size=limits.body) as form:
                 file = form.get("file")
                 if not isinstance(file, UploadFile):
                     raise requests.Malformed("the form has no file", do="Send it as the field 'file'.")

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from mainstem import artifact
 from mainstem.contracts import Route as TaskRoute
 from mainstem.errors import MainstemError
-from mainstem.serve import answers, describe, playground
+from mainstem.serve import answers, describe, openapi, playground
 from mainstem.serve.asking import arrived, identity
 from mainstem.serve.guard import Access, Guard, Guarded, error, reply
 from mainstem.serve.logs import Journal
@@ -72,8 +72,9 @@ def build(
 
     folders = {served.name: served.folder for served in models}
     app.state.models, app.state.metrics, app.state.limits = models, metrics, manners.limits
+    app.state.guarded = bool(manners.tokens)
     app.state.place, app.state.refresh = partial(_place, manners.repository, folders), refresh
-    models.watch = metrics  # type: ignore[attr-defined]
+    models.scheduler.watch = metrics  # type: ignore[attr-defined]
     refresh()
     return app
 
@@ -163,7 +164,8 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _openapi(request: Request) -> Response:
-    return reply(describe.openapi(request.app.state.models))
+    state = request.app.state
+    return reply(openapi.document(state.models, request.app.routes, state.guarded))
 
 
 async def _docs(request: Request) -> Response:
@@ -182,9 +184,8 @@ async def _http_error(request: Request, raised: Exception) -> Response:
 
 
 async def _mistake(request: Request, raised: Exception) -> Response:
-    status = getattr(raised, "status", 422)
-    wait = getattr(raised, "retry_after", 1) if status in (429, 503) else None
-    return error(status, str(raised), None if wait is None else {"Retry-After": str(max(1, round(wait)))})
+    status, headers = getattr(raised, "status", 422), getattr(raised, "headers", None)
+    return error(status, str(raised), headers or ({"Retry-After": "1"} if status == 503 else None))
 
 
 async def _left(request: Request, raised: Exception) -> Response:

@@ -97,7 +97,7 @@ def body(data: bytes, fields: Sequence[str], do: str = _EXAMPLE) -> dict[str, An
 def from_json(data: bytes, columns: Sequence[str], limits: Limits) -> tuple[Rows, Any]:
     """{"rows": […], "options": {…}} → raw rows, and the options as they came."""
     asked = body(data, ("rows", "options"))
-    return from_list(_field(asked, "rows"), columns, limits), asked.get("options") or {}
+    return from_list(_field(asked, "rows"), columns, limits), options_of(asked)
 
 
 def for_tasks(data: bytes, known: Iterable[str], limits: Limits) -> tuple[list[str], Any, dict[str, Any]]:
@@ -108,7 +108,7 @@ def for_tasks(data: bytes, known: Iterable[str], limits: Limits) -> tuple[list[s
     do = 'Send {"tasks": [names] or "*", "rows": [{"COLUMN": value}]}.'
     served = list(known)
     asked = body(data, ("tasks", "rows", "options"), do)
-    tasks, options = _field(asked, "tasks", do), asked.get("options") or {}
+    tasks, options = _field(asked, "tasks", do), options_of(asked)
     if tasks == "*":
         tasks = served
     if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks) or not tasks:
@@ -123,6 +123,12 @@ def for_tasks(data: bytes, known: Iterable[str], limits: Limits) -> tuple[list[s
     if strange := [name for name in options if name not in names]:
         raise MainstemError(f"options for '{strange[0][:64]}', which is not asked", do=suggest(strange[0][:64], names))
     return names, _field(asked, "rows", do), options
+
+
+def options_of(asked: Mapping[str, Any]) -> Any:
+    """The options of a request as they came; none where they are null or not there."""
+    options = asked.get("options")
+    return {} if options is None else options
 
 
 def _field(asked: Mapping[str, Any], name: str, do: str = _EXAMPLE) -> Any:

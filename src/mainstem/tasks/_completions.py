@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
-from mainstem.contracts import Emit, Prediction, Route, Rows
+from mainstem.contracts import Emit, Json, Prediction, Route, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.tasks import _openai
 from mainstem.tasks._sampling import Sampling
@@ -117,7 +117,7 @@ def _wrong(asked: Mapping[str, Any]) -> Iterator[str]:
     for name, value in asked.items():
         if name not in known:
             yield f"unknown field '{name}'. {suggest(name, known)}".rstrip(".")
-        elif name in IDLE and value not in IDLE[name]:
+        elif name in IDLE and not any(value == idle and isinstance(value, bool) == isinstance(idle, bool) for idle in IDLE[name]):
             yield f"'{name}' is not supported; leave it out"
         elif name in kinds and (not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name])):
             yield f"'{name}' cannot be {value!r}"
@@ -164,4 +164,22 @@ def _event(value: Any) -> bytes:
     return b"data: " + _openai.packed(value) + b"\n\n"
 
 
-route = Route("/v1/completions", ("POST",), completions, common=True)
+def _described(names: Sequence[str]) -> Json:
+    """The route in OpenAPI."""
+    text, number, whole = {"type": "string"}, {"type": ["number", "null"]}, {"type": ["integer", "null"]}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": MOST_PROMPTS}
+    known = {
+        "model": {"enum": list(names)},
+        "prompt": {"oneOf": [text, texts, {"type": "null"}]},
+        **{name: number if float in KINDS.get(name, ()) else whole for name in OPTIONS},
+        "stop": {"type": ["string", "array", "null"], "items": text},
+        "stream": {"type": ["boolean", "null"]},
+        "stream_options": {"type": ["object", "null"]},
+        "user": {},
+        **{name: {"enum": [*values, None]} for name, values in IDLE.items()},
+    }
+    answered = {"id": text, "choices": {"type": "array"}, "model": text}
+    return _openai.described("texts that go on", known, ["model"], answered, "text/event-stream")
+
+
+route = Route("/v1/completions", ("POST",), completions, common=True, described=_described)

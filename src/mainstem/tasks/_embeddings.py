@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mainstem.contracts import Route, Rows
+from mainstem.contracts import Json, Route, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.tasks import _openai
 
@@ -67,4 +67,19 @@ def _coded(vector: list[float]) -> str:
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
 
 
-route = Route("/v1/embeddings", ("POST",), embeddings, common=True)
+def _described(names: Sequence[str]) -> Json:
+    """The route in OpenAPI."""
+    text, number = {"type": "string"}, {"type": "integer"}
+    known = {
+        "model": {"enum": list(names)},
+        "input": {"oneOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MOST_INPUTS}]},
+        "encoding_format": {"enum": ["float", "base64", None]},
+        "dimensions": {"type": ["integer", "null"]},
+        "user": {},
+    }
+    vector = {"oneOf": [{"type": "array", "items": {"type": "number"}}, text]}
+    one = {"type": "object", "required": ["embedding", "index"], "properties": {"embedding": vector, "index": number}}
+    return _openai.described("features of texts", known, ["model", "input"], {"data": {"type": "array", "items": one}, "model": text})
+
+
+route = Route("/v1/embeddings", ("POST",), embeddings, common=True, described=_described)

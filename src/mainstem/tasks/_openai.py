@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mainstem.contracts import Prediction
+from mainstem.contracts import Json, Prediction
 from mainstem.errors import MainstemError, suggest
 
 
@@ -30,7 +30,7 @@ async def told(answer: Callable[[Any, Mapping[str, Any]], Awaitable[Any]], reque
     except MainstemError as error:
         body = {"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}}
         status = getattr(error, "status", 422)
-        headers = {"Retry-After": "1"} if status == 503 else None
+        headers = getattr(error, "headers", None) or ({"Retry-After": "1"} if status == 503 else None)
         return Response(packed(body), status, headers, "application/json")
 
 
@@ -74,3 +74,16 @@ def packed(value: Any) -> bytes:
 
     data: bytes = orjson.dumps(value)
     return data
+
+
+def described(summary: str, fields: Mapping[str, Json], required: Sequence[str], answered: Mapping[str, Json], kind: str = "") -> Json:
+    """A route of the API in OpenAPI. kind: of what is answered beside JSON, "text/event-stream" where it may be a stream."""
+    asked = {"type": "object", "properties": dict(fields), "required": list(required), "additionalProperties": False}
+    answer = {"type": "object", "properties": dict(answered), "required": list(answered)}
+    streamed: dict[str, Json] = {kind: {}} if kind else {}
+    return {
+        "summary": summary,
+        "x-errors": "api",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {"200": {"description": "answered", "content": {"application/json": {"schema": answer}, **streamed}}},
+    }

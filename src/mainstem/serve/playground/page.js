@@ -143,7 +143,7 @@ async function predict() {
     const told = await ask("/predict", { tasks: names, rows: [row()] });
     const took = performance.now() - began;
     const tasks = names.length === 1 ? "1 task" : `${names.length} tasks`;
-    at("time").textContent = `${tasks}, one pass: ${ms(told.seconds * 1000)} (${ms(took)} with the way there)`;
+    at("time").textContent = `${tasks} at once: ${ms(told.seconds * 1000)}, ${ms(took)} seen from here`;
     at("answers").replaceChildren(...names.map((name) => card(state.models.find((model) => model.name === name), told.answers[name])));
   } catch (error) {
     wrong(error.message);

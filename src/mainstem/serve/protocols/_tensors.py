@@ -59,14 +59,16 @@ def _input(each: Any, tail: memoryview) -> tuple[str, Tensor, memoryview]:
         raise MainstemError("an input has a name, a datatype, a shape, and data", do=f"Known: {', '.join(FIELDS)}.")
     name, datatype, shape = each["name"], each.get("datatype"), each.get("shape")
     where = f"input '{name[:64]}'"
-    if datatype not in DTYPES and datatype != "BYTES":
+    if not isinstance(datatype, str) or (datatype not in DTYPES and datatype != "BYTES"):
         raise MainstemError(f"there is no datatype {str(datatype)[:32]!r}", where=where, do=f"Known: {', '.join([*DTYPES, 'BYTES'])}.")
     if not isinstance(shape, list) or not shape or not all(type(n) is int and 0 <= n <= 1 << 31 for n in shape):
         raise MainstemError("a shape is a list of whole numbers", where=where, do="One value a row: [rows] or [rows, 1].")
     if any(n != 1 for n in shape[1:]):
         raise MainstemError("an input has one value a row", where=where, do="Its shape is [rows] or [rows, 1].")
-    parameters = each.get("parameters") or {}
-    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else -1
+    parameters = each.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise MainstemError("parameters are an object", where=where)
+    size = parameters.get("binary_data_size")
     if size is None:
         values = _listed(each.get("data"), shape[0], datatype, where)
         return name, Tensor(datatype, (shape[0],), values), tail

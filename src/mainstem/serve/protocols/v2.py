@@ -212,14 +212,14 @@ def _answered(served: Served, answers: Answers) -> dict[str, Tensor]:
 def _wanted(asked: Mapping[str, Any], tensors: dict[str, Tensor]) -> list[tuple[str, Tensor, bool]]:
     """(name, tensor, whether it is sent as binary data) of each output that is asked for. Raises MainstemError for an unknown one."""
     always = asked.get("parameters", {}).get("binary_data_output") is True
-    outputs = asked.get("outputs")
-    if not outputs:
+    outputs = asked.get("outputs", [])
+    if outputs == []:
         return [(name, tensor, always) for name, tensor in tensors.items()]
     if not isinstance(outputs, list) or not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in outputs):
         raise MainstemError("'outputs' are objects with a name", do=f"Outputs: {', '.join(tensors)}.")
     made = []
     for each in outputs:
-        name, parameters = each["name"], each.get("parameters") or {}
+        name, parameters = each["name"], each.get("parameters", {})
         if name not in tensors:
             raise MainstemError(f"the model has no output '{name[:64]}'", do=f"Outputs: {', '.join(tensors)}.")
         if not isinstance(parameters, dict) or parameters.get("classification"):
@@ -280,8 +280,10 @@ async def _told(work: Callable[..., Any], *arguments: Any) -> None:
 async def _parameters(request: Request, fields: Sequence[str]) -> dict[str, Any]:
     """The object that a request may bring. Of the parameters of a load none is taken: a folder is never named by a client."""
     data = await arrived(request)
-    asked = requests.body(data, fields, "Send {}.") if data.strip() else {}
+    asked = requests.body(data, fields, "Send {}.") if data else {}
     given = asked.get("parameters", {})
-    if not isinstance(given, dict) or [name for name in given if name != "unload_dependents"]:
+    if not isinstance(asked.get("ready", True), bool):
+        raise MainstemError("'ready' is true or false", do='Send {"ready": true}.')
+    if not isinstance(given, dict) or [name for name, value in given.items() if name != "unload_dependents" or not isinstance(value, bool)]:
         raise MainstemError("models are loaded as they were sealed, without parameters", do="Send {}.")
     return asked
