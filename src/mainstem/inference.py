@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +21,14 @@ from mainstem.schema import Column, Schema
 Coroutine = Generator[Any, Any, list[Prediction | MainstemError]]
 Watch = Callable[[Call, Mapping[str, Any]], None]
 Listen = Callable[[Emit], None]
+Ask = Callable[[Call], Awaitable[Mapping[str, Any]]]  # starts a call at once; its answer is awaited
+Took = Callable[[str, float], None]  # hears how many seconds a stage took
+Answers = list[Prediction | MainstemError]
 
 CHUNK = 64  # examples encoded and predicted at a time: long texts of more would take gigabytes
+PART = 16  # the same on an event loop, where the parts of one request take turns with other requests
+PARTS = 4  # of one request that are under way at a time
+LIGHT_ROWS, LIGHT_TEXT = 8, 4096  # up to so many rows of texts up to so many characters are read without leaving the event loop
 
 
 def encoder(modality: str) -> Any:
@@ -46,19 +54,24 @@ def _columns(each: Input, schema: Schema) -> list[Column]:
 
 @dataclass(frozen=True)
 class Processors:
-    """What `Task.encode` encodes with: every input by its modality, and the answers where there are any."""
+    """What `Task.encode` encodes with: every input by its modality, and the answers where there are any.
+
+    `memo`: what was encoded for other models of the same request, which is not encoded again.
+    """
 
     inputs: tuple[Input, ...]
     target: State
     target_modality: str = ""
     target_settings: Mapping[str, Any] | None = None
+    memo: Memo | None = None
 
     def encode(self, examples: Sequence[Example], rng: np.random.Generator | None = None) -> Batch:
         """Examples → a Batch with one row each, and their answers where all have one. `rng` only while training: inputs may augment."""
         encoded: dict[str, Mapping[str, Array]] = {}
         meta: dict[str, Any] = {}
         for each in self.inputs:
-            encoded[each.name], meta[each.name] = encode_input(each, examples, rng)
+            made = encode_input(each, examples, rng) if self.memo is None else self.memo.encoded(each, examples)
+            encoded[each.name], meta[each.name] = made
         names = tuple(each.name for each in self.inputs if each.backbone)
         answers = [example.answer for example in examples]
         target = self.answers(answers) if answers and all(answer is not None for answer in answers) else {}
@@ -74,6 +87,34 @@ class Processors:
         settings = {**(self.target_settings or {}), "answer": True}
         arrays: dict[str, Array] = encoder(self.target_modality).encode(values, settings, self.target)[0]
         return arrays
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What several models that are asked for the same rows need do only once: reading them, and encoding them for equal encoders."""
+
+    ids: Mapping[int, str]  # by id(Input): its encode_id
+    tables: list[tuple[tuple[Column, ...], tuple[Table, dict[int, MainstemError]]]] = field(default_factory=list)
+    arrays: dict[Any, tuple[dict[str, Array], Any]] = field(default_factory=dict)
+    values: list[Any] = field(default_factory=list)  # held, so that no id is given twice
+
+    def parsed(self, pipeline: Pipeline, rows: Rows) -> tuple[Table, dict[int, MainstemError]]:
+        """The rows as this model's columns read them."""
+        columns = pipeline.artifact.schema.columns
+        for known, table in self.tables:
+            if known == columns:
+                return table
+        self.tables.append((columns, pipeline.parse(rows)))
+        return self.tables[-1][1]
+
+    def encoded(self, each: Input, examples: Sequence[Example]) -> tuple[dict[str, Array], Any]:
+        """The arrays of one input: the same objects for every model that encodes alike, so that their calls are seen to be identical."""
+        values = [example.values[name] for name in each.columns for example in examples]
+        key = (self.ids[id(each)], *map(id, values))
+        if key not in self.arrays:
+            self.values.append(values)
+            self.arrays[key] = encode_input(each, examples)
+        return self.arrays[key]
 
 
 def _length(value: Value) -> int:
@@ -138,16 +179,14 @@ class Pipeline:
         made: Coroutine = task.judge(batch, self.artifact.state, _generators(batch, seeds))
         return made
 
-    def predict_table(
-        self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
-    ) -> list[Prediction | MainstemError]:
+    def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None) -> Answers:
         """Typed rows → predictions, one an example in their order; run a chunk at a time, those of like length together.
 
         emit: hears what is final before the whole answer is; the example counts from the first of the table.
         """
         return self._run(table, self.examples(table), lambda batch, seeds: self.start(batch, options, seeds), runner, emit)
 
-    def judge_table(self, table: Table, runner: Runner) -> list[Prediction | MainstemError]:
+    def judge_table(self, table: Table, runner: Runner) -> Answers:
         """The same for evaluation: what the metrics read."""
         return self._run(table, self.examples(table, answers=self.judges), self.judge, runner)
 
@@ -158,7 +197,7 @@ class Pipeline:
         start: Callable[[Batch, Sequence[int]], Coroutine],
         runner: Runner,
         emit: Listen | None = None,
-    ) -> list[Prediction | MainstemError]:
+    ) -> Answers:
         seeds = seeds_of(examples, table)
         answers: dict[int, Prediction | MainstemError] = {}
         for part in chunked(len(examples), self.processors.lengths(examples)):
@@ -170,7 +209,7 @@ class Pipeline:
 
     def predict(
         self, rows: Rows, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None
-    ) -> tuple[list[Prediction | MainstemError], list[int]]:
+    ) -> tuple[Answers, list[int]]:
         """Raw rows → one answer a row (of `Schema.gathered`) in order, bad rows as their error; and the indices of the good ones.
 
         emit: hears what is final before the whole answer is, by row.
@@ -178,12 +217,49 @@ class Pipeline:
         rows = self.artifact.schema.gathered(rows)
         table, errors = self.parse(rows)
         answers = self.predict_table(table, runner, options, None if emit is None else _placed(emit, table.source))
-        if len(answers) != len(table):
-            return answers, list(range(len(answers)))
-        placed: list[Prediction | MainstemError] = [errors.get(i) or MainstemError("not predicted") for i in range(len(rows))]
-        for i, answer in zip(table.source, answers, strict=True):
-            placed[i] = answer
-        return placed, list(table.source)
+        return _by_row(answers, table, errors, len(rows))
+
+    async def answer(
+        self,
+        rows: Rows,
+        ask: Ask,
+        options: Mapping[str, Any] | None = None,
+        emit: Listen | None = None,
+        took: Took | None = None,
+        memo: Memo | None = None,
+    ) -> Answers:
+        """`predict` on an event loop: calls are awaited, and what costs more than a moment (pictures, many rows) is done in a thread."""
+        processors = self.processors if memo is None else replace(self.processors, memo=memo)
+        aside = _here if is_light(rows) else asyncio.to_thread
+
+        def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
+            gathered = self.artifact.schema.gathered(rows)
+            table, errors = self.parse(gathered) if memo is None else memo.parsed(self, gathered)
+            examples = self.examples(table)
+            size = PART if any(each.backbone for each in self.artifact.inputs) else 16 * PART
+            parts = list(chunked(len(examples), processors.lengths(examples), size))
+            return len(gathered), table, errors, examples, seeds_of(examples, table), parts
+
+        count, table, errors, examples, seeds, parts = await aside(read)
+        heard = None if emit is None else _placed(emit, table.source)
+        answers: dict[int, Prediction | MainstemError] = {}
+        waiting = iter(parts)
+
+        async def work() -> None:
+            for part in waiting:
+                began = time.perf_counter()
+                batch = await aside(self.task.encode, [examples[i] for i in part], processors)
+                if took:
+                    took("encode", time.perf_counter() - began)
+                coroutine = self.start(batch, options, [seeds[i] for i in part])
+                made = await drive_async(coroutine, ask, None if heard is None else _placed(heard, part))
+                answers.update(zip(part.tolist(), made, strict=True))
+
+        if len(parts) == 1:
+            await work()
+        else:
+            await _together([work() for _ in parts[:PARTS]])
+        return _by_row([answers[i] for i in range(len(examples))], table, errors, count)[0]
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """A prediction as JSON: prediction, score, score by label, interval where there is one."""
@@ -195,6 +271,37 @@ class Pipeline:
         if prediction.low is not None:
             rendered["low"], rendered["high"] = prediction.low, prediction.high
         return {**rendered, **prediction.more}
+
+
+def _by_row(answers: Answers, table: Table, errors: Mapping[int, MainstemError], count: int) -> tuple[Answers, list[int]]:
+    """Answers of the rows that parsed → of all rows, with the errors of the others; and the indices of the good ones."""
+    if len(answers) != len(table):
+        return answers, list(range(len(answers)))
+    placed: Answers = [errors.get(i) or MainstemError("not predicted") for i in range(count)]
+    for i, answer in zip(table.source, answers, strict=True):
+        placed[i] = answer
+    return placed, list(table.source)
+
+
+def is_light(rows: Rows) -> bool:
+    """Whether reading and encoding these rows takes a moment only."""
+    if len(rows) > LIGHT_ROWS:
+        return False
+    return all(len(cell) <= LIGHT_TEXT for cells in rows.columns.values() for cell in cells if isinstance(cell, str | bytes | list))
+
+
+async def _here(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+async def _together(works: Sequence[Any]) -> None:
+    """All of these at a time. The first error ends the others, and is raised as it is."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
@@ -234,7 +341,7 @@ def _is_like(value: Any, default: Any) -> bool:
     return isinstance(value, {float: (int, float), list: (list, str)}.get(type(default), type(default)))
 
 
-def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit: Listen | None = None) -> list[Prediction | MainstemError]:
+def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit: Listen | None = None) -> Answers:
     """Run a task's coroutine to its end: every yielded call is run, a tuple of calls in order."""
     answer: Any = None
 
@@ -248,7 +355,7 @@ def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit
         try:
             asked = coroutine.send(answer)
         except StopIteration as done:
-            result: list[Prediction | MainstemError] = done.value
+            result: Answers = done.value
             return result
         if isinstance(asked, Emit):
             answer = None
@@ -256,6 +363,25 @@ def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit
                 emit(asked)
         else:
             answer = tuple(run(call) for call in asked) if isinstance(asked, tuple) else run(asked)
+
+
+async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None) -> Answers:
+    """`drive` on an event loop: the calls of a tuple are under way together."""
+    answer: Any = None
+    while True:
+        try:
+            asked = coroutine.send(answer)
+        except StopIteration as done:
+            result: Answers = done.value
+            return result
+        if isinstance(asked, Emit):
+            answer = None
+            if emit:
+                emit(asked)
+        elif isinstance(asked, tuple):
+            answer = tuple(await asyncio.gather(*map(ask, asked)))
+        else:
+            answer = await ask(asked)
 
 
 def chunked(rows: int, lengths: Array | None = None, size: int = CHUNK) -> Iterator[Array]:

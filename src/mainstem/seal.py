@@ -26,7 +26,6 @@ from mainstem import artifact, files
 from mainstem.contracts import Array, Call, Json, Kept, Port, Prediction, Rows, Runner, State, Table
 from mainstem.errors import MainstemError
 from mainstem.inference import Pipeline, drive, encoder, seeds_of
-from mainstem.runtimes import onnx
 
 ROWS = 32
 MOST_RECORDED = 64 << 20  # bytes of outputs that a replay keeps; later calls are only named, and show in the answers
@@ -524,9 +523,23 @@ def open_folder(folder: Path, cache: dict[str, Any] | None = None) -> tuple[Pipe
 
     Raises MainstemError where the contents make no sense.
     """
-    try:
-        pipeline = Pipeline(artifact.read(folder))
+    from mainstem.runtimes import onnx
+
+    pipeline = open_pipeline(folder)
+    with _understood(folder):
         return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
+
+
+def open_pipeline(folder: Path) -> Pipeline:
+    """The pipeline alone, for whoever has its graphs run elsewhere."""
+    with _understood(folder):
+        return Pipeline(artifact.read(folder))
+
+
+@contextmanager
+def _understood(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
         raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
 

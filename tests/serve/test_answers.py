@@ -87,9 +87,9 @@ def test_what_cannot_be_asked_is_told_in_one_sentence(http, body, status, part):
 
 def test_a_task_that_is_not_ready_says_so(folders):
     models = Models(folders)
-    models.replay = lambda failed: None
     with TestClient(build(models), base_url="http://127.0.0.1") as http:
-        models.by_name["dear"].replay()
+        assert models.done.wait(60)
+        models.by_name["rent"].state = "waiting"
         told = http.post("/predict", json={"tasks": ["dear", "rent"], "rows": ROWS}).json()["answers"]
         assert ("predictions" in told["dear"], "not ready" in told["rent"]["error"]) == (True, True)
         assert http.post("/predict", json={"tasks": ["rent"], "rows": ROWS}).status_code == 503

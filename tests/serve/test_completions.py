@@ -1,8 +1,9 @@
 """`/v1/completions`, asked by the client of OpenAI's own package."""
 
 import asyncio
+import gc
 import json
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -11,7 +12,7 @@ from starlette.testclient import TestClient
 
 from mainstem.contracts import Emit, Rows
 from mainstem.serve.app import build
-from mainstem.serve.models import Cancelled, Models
+from mainstem.serve.models import Models
 
 PROMPTS = ["The film", "A long book fell apart and", "这部电影"]
 LONG = {"max_tokens": 12, "extra_body": {"min_tokens": 12}}
@@ -158,20 +159,23 @@ def test_before_the_replay_nothing_is_answered(writer_run):
 
 def test_an_error_on_the_way_ends_the_stream_with_a_sentence(http):
     served = http.app.state.models.by_name["other"]
-    real, calls = served.runner, []
+    real, calls = served.scheduler.ask, []
 
-    def breaking(call):
+    def breaking(graph, call, ticket):
         calls.append(call)
-        answer = dict(real(call))
-        if len(calls) > 2:
-            answer["logits"] = answer["logits"] * float("nan")
-        return answer
+        answer, broken = real(graph, call, ticket), len(calls) > 2
 
-    served.runner = breaking
+        async def altered():
+            made = dict(await answer)
+            return {**made, "logits": made["logits"] * float("nan")} if broken else made
+
+        return asyncio.ensure_future(altered())
+
+    served.scheduler.ask = breaking
     try:
         told = http.post("/v1/completions", json={"model": "other", "prompt": "The film", "stream": True, "max_tokens": 9}).text
     finally:
-        served.runner = real
+        served.scheduler.ask = real
     events = [line.removeprefix("data: ") for line in told.splitlines() if line]
     assert "not a number" in json.loads(events[-1])["error"]["message"]
 
@@ -186,9 +190,15 @@ def test_a_stream_that_is_closed_stops_the_work(http):
         return first
 
     before = served.scheduler.calls
-    assert isinstance(asyncio.run(listen()), Emit)
+    assert isinstance(http.portal.call(listen), Emit)
+    time.sleep(0.3)
     assert served.scheduler.calls - before < 20
-    gone = threading.Event()
-    gone.set()
-    with pytest.raises(Cancelled):
-        served.predict(Rows({"text": ["The film"]}), {}, gone)
+    assert served.scheduler.requests == 0
+
+
+def test_caches_are_let_go_of(http, client):
+    """What a text keeps in the engine goes with it."""
+    [line] = {served.line for served in http.app.state.models if served.name != "dear"}
+    client.completions.create(model="writer", prompt=PROMPTS, temperature=0, **LONG)
+    gc.collect()
+    assert not line.engine.engine._kept

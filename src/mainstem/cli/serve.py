@@ -27,6 +27,9 @@ def command(
     repository: Annotated[
         Path | None, Option(metavar="FOLDER", help="model folders that may be loaded by name while it runs", rich_help_panel=ASKING)
     ] = None,
+    grace: Annotated[float, Option(metavar="S", help="seconds that requests under way have to end on SIGTERM")] = 20.0,
+    queue: Annotated[float, Option(metavar="S", help="seconds that a request may wait for its turn; longer is refused at once")] = 1.0,
+    in_process: Annotated[bool, Option("--in-process", help="run the graphs in this process, not in one a backbone")] = False,
     timeout: Annotated[float, Option(metavar="S", min=0, help="seconds until an answer; 0 for any", rich_help_panel=LIMITS)] = 60.0,
     max_body: Annotated[float, Option(metavar="MB", min=0.001, help="of a request, or a streamed line", rich_help_panel=LIMITS)] = 32.0,
     max_rows: Annotated[int, Option(metavar="N", min=1, help="of a request", rich_help_panel=LIMITS)] = 10_000,
@@ -43,7 +46,7 @@ def command(
     size = int(max_body * (1 << 20))
     limits = Limits(size, min(size, Limits.line), max_rows, max_text, max_pixels, timeout)
     behaviour = manners.of(token, tokens, limits, repository, certificate, key, log, log_inputs)
-    serve(named(models), host, port, behaviour, note)
+    serve(named(models), host, port, behaviour, note, in_process=in_process, grace=grace, queue=queue)
 
 
 def named(models: list[str]) -> dict[str, Path]:

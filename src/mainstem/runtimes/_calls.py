@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,11 @@ from mainstem.contracts import Array, Arrays, Call, GraphSpec, Kept, Port
 from mainstem.runtimes._join import rows_of
 
 Function = Callable[[Arrays, tuple[str, ...]], dict[str, Array]]  # (inputs, wanted outputs) → outputs
+
+
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class GraphRunner:
@@ -32,14 +39,18 @@ def prepare(call: Call, spec: GraphSpec) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name, value in call.inputs.items():
         arrays.update(value.arrays if isinstance(value, Kept) else {name: value})
-    ports = by_name(spec.inputs)
-    arrays = {name: np.asarray(array, dtype=ports[name].dtype) for name, array in arrays.items() if name in ports}
-    missing = [port for port in spec.inputs if port.name not in arrays]
+    return filled(call.graph, arrays, by_name(spec.inputs))
+
+
+def filled(graph: str, given: Mapping[str, Any], ports: Mapping[str, Port]) -> dict[str, Array]:
+    """Arrays cast to the dtypes of these ports, and optional ones filled in. Raises KeyError where another is missing."""
+    arrays = {name: np.asarray(array, dtype=ports[name].dtype) for name, array in given.items() if name in ports}
+    missing = [port for port in ports.values() if port.name not in arrays]
     if missing:
         rows = rows_of(arrays, ports)
         for port in missing:
             if not port.optional:
-                raise KeyError(f"graph '{call.graph}' needs the input '{port.name}', the call has {sorted(call.inputs)}")
+                raise KeyError(f"graph '{graph}' needs the input '{port.name}', the call has {sorted(given)}")
             arrays[port.name] = np.zeros([_empty(axis, rows) for axis in port.axes], port.dtype)
     return arrays
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Mapping
 from functools import cache as kept
@@ -20,7 +19,7 @@ import onnxruntime
 
 from mainstem.contracts import Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
-from mainstem.runtimes._calls import Function, GraphRunner
+from mainstem.runtimes._calls import Function, GraphRunner, threads
 from mainstem.runtimes._protobuf import has_external_data
 
 OPSET = 18
@@ -108,11 +107,6 @@ def _Positional(module: Any, names: list[str], outputs: list[str]) -> Any:
     return wrapped
 
 
-def threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.InferenceSession:
     """A session for one graph; `once`: it runs a single time, so nothing is computed beforehand.
 
@@ -126,8 +120,11 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a thread that waits leaves its core to others
         left_out = ["ConstantFolding"] if once else []
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+        made = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+        made._model_bytes = None  # else it holds the file's bytes as well as its weights for as long as it lives
+        return made
     except MainstemError:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base

@@ -5,7 +5,6 @@ The routes of predictions are in answers.py, those of other protocols in protoco
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -44,8 +43,8 @@ def build(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=models.replay, args=(failed,), name="replay", daemon=True).start()
-        yield
+        async with models.running(failed):
+            yield
 
     metrics = Metrics()
     fixed = _fixed()
@@ -74,7 +73,7 @@ def build(
     app.state.models, app.state.metrics, app.state.limits = models, metrics, manners.limits
     app.state.guarded = bool(manners.tokens)
     app.state.place, app.state.refresh = partial(_place, manners.repository, folders), refresh
-    models.scheduler.watch = metrics  # type: ignore[attr-defined]
+    models.scheduler.watch = metrics
     refresh()
     return app
 

@@ -52,16 +52,8 @@ async def ask(request: Request, chosen: Mapping[str, Served], rows: Rows, option
         except MainstemError as problem:
             wrong[name] = problem
 
-    async def one(served: Served) -> Answers | MainstemError:
-        own = Rows({name: rows.columns[name] for name in served.pipeline.artifact.schema.names}, rows.where)
-        try:
-            return await served.answer(request, own, options.get(served.name, {}))
-        except MainstemError as problem:
-            return problem
-
     good = [served for name, served in chosen.items() if name not in wrong]
-    made = await within(state.limits, asyncio.gather(*map(one, good)), state.metrics)
-    found = {served.name: answers for served, answers in zip(good, made, strict=True)}
+    found = await within(state.limits, state.models.ask([served.name for served in good], rows, options, request), state.metrics)
     for served in good:
         if not isinstance(found[served.name], MainstemError):
             count(request, served, found[served.name])

@@ -1,51 +1,66 @@
-"""The models of a server: verified when loaded, replayed before they answer, equal graphs in memory once."""
+"""The models of a server: verified when loaded, replayed before they answer, equal graphs in memory once, one engine a backbone.
+
+A new version is loaded beside the old one, which answers until the new one has reproduced its golden rows, and stays warm
+for `rollback` after that.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
+import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from mainstem import artifact, seal
-from mainstem.contracts import Call, Emit, Prediction, Rows
+from mainstem import artifact, files, seal
+from mainstem.contracts import Call, Emit, Rows
 from mainstem.errors import MainstemError, suggest
-from mainstem.inference import Listen, Pipeline
-from mainstem.runtimes._calls import GraphRunner
-from mainstem.serve.scheduler import Scheduler
+from mainstem.inference import Answers, Listen, Memo, Pipeline
+from mainstem.runtimes._calls import threads
+from mainstem.serve.calls import Graph, Shared
+from mainstem.serve.engine import Ports
+from mainstem.serve.line import Line
+from mainstem.serve.scheduler import Cancelled, Scheduler, Ticket
+from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
 
-
-Answers = list[Prediction | MainstemError]
-
-
-class Cancelled(Exception):
-    """Whoever asked has gone."""
+__all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
 
 
 class NotReady(MainstemError):
     """The model has not answered its golden rows yet, or not as it did when it was measured."""
 
     status = 503
+    headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Served:
-    """One model under its name. `state` says how far it is: waiting, replayed, not replayed (it keeps hashes only), or what is wrong."""
+    """One version of a model under its name.
+
+    `state` says how far it is: waiting, replayed, not replayed (it keeps hashes only), or what is wrong. `digest`: SHA-256 of its manifest.
+    """
 
     name: str
     folder: Path
     pipeline: Pipeline
-    runner: GraphRunner
     scheduler: Scheduler
+    line: Line
+    number: int  # unique in this server
+    version: int
+    digest: str
     state: str = WAITING
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    under_way: int = 0
+    over: Callable[[], None] | None = None  # once nothing is under way any more
 
     @property
     def ready(self) -> bool:
@@ -57,97 +72,151 @@ class Served:
         if not self.ready:
             raise NotReady(f"the model '{self.name}' is not ready: {self.state}")
 
-    def predict(
-        self, rows: Rows, options: Mapping[str, Any] | None = None, gone: threading.Event | None = None, emit: Listen | None = None
+    # answering
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While this version is used it is not let go of."""
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            if self.over and not self.under_way:
+                self.over()
+
+    def asked(self, call: Call, ticket: Ticket) -> asyncio.Future[dict[str, Any]]:
+        """Start a call for a request."""
+        return self.scheduler.ask(self.graphs[call.graph], call, ticket)
+
+    async def predict(
+        self, rows: Rows, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None, memo: Memo | None = None
     ) -> Answers:
-        """One answer a row, bad rows as their error. Raises Cancelled at the next call once `gone` is set.
-
-        emit: hears what is final before the whole answer is.
-        """
-
-        def run(call: Call) -> dict[str, Any]:
-            if gone is not None and gone.is_set():
-                raise Cancelled
-            return self.runner(call)
-
-        with self.scheduler.request():
-            return self.pipeline.predict(rows, run, options, emit)[0]
+        """One answer a row, bad rows as their error. emit: hears what is final before the whole answer is."""
+        watch = self.scheduler.watch
+        took = None if watch is None else (lambda stage, seconds: watch.took(stage, self.name, seconds))
+        return await self.pipeline.answer(rows, lambda call: self.asked(call, ticket), options, emit, took, memo)
 
     async def answer(self, request: Request, rows: Rows, options: Mapping[str, Any]) -> Answers:
-        """The same for a request. Raises Cancelled once whoever asked has gone."""
-        gone = threading.Event()
-        watch = asyncio.create_task(_until_gone(request, gone))
-        try:
-            return await run_in_threadpool(self.predict, rows, options, gone)
-        finally:
-            watch.cancel()
+        """The same for a request. Raises Cancelled once whoever asked has gone, and Refused where it would wait too long."""
+        with self.held(), self.scheduler.ticket(self.line, self.name, len(rows)) as ticket, _watched(request, ticket):
+            return await self.predict(rows, options, ticket)
 
     async def stream(self, rows: Rows, options: Mapping[str, Any]) -> AsyncIterator[Emit | Answers]:
-        """The same bit by bit: what is final as it comes, and last the answers. Closed early, it ends at the next call."""
-        loop, gone = asyncio.get_running_loop(), threading.Event()
-        told: asyncio.Queue[Emit | Answers | Exception] = asyncio.Queue()
-
-        def tell(part: Emit | Answers | Exception) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody listens
-                loop.call_soon_threadsafe(told.put_nowait, part)
-
-        def work() -> None:
+        """The same bit by bit: what is final as it comes, and last the answers. Closed early, nothing more of it is run."""
+        told: asyncio.Queue[Emit] = asyncio.Queue()
+        with self.held(), self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
+            work = asyncio.create_task(self.predict(rows, options, ticket, told.put_nowait))
             try:
-                tell(self.predict(rows, options, gone, tell))
-            except Exception as error:  # whatever it is, it belongs to whoever asked
-                tell(error)
+                while not work.done() or not told.empty():
+                    part = asyncio.ensure_future(told.get())
+                    await asyncio.wait((work, part), return_when=asyncio.FIRST_COMPLETED)
+                    if part.done():
+                        yield part.result()
+                    else:
+                        part.cancel()
+                yield await work
+            finally:
+                work.cancel()
+                ticket.fail(Cancelled())
+                with suppress(BaseException):
+                    await work
 
-        running = asyncio.create_task(run_in_threadpool(work))
-        try:
-            while not isinstance(part := await told.get(), list):
-                if isinstance(part, Exception):
-                    raise part
-                yield part
-            yield part
-        finally:
-            gone.set()
-            await running
+    # life
 
-    def replay(self) -> None:
-        """Answer the golden rows again. Raises seal.Mismatch where they differ."""
+    async def open(self) -> None:
+        """Have its graphs loaded. Raises MainstemError where one cannot be read."""
+        ports: dict[str, Ports] = {
+            name: (spec.inputs, spec.outputs, getattr(spec, "adapter", "")) for name, spec in self.pipeline.artifact.graphs.items()
+        }
+
+        def heard(opened: Opened) -> None:
+            for name, (number, rows) in opened.items():
+                graph = self.graphs.get(name)
+                if graph is None:
+                    known = next((g.shared for g in self.line.graphs if g.shared.number == number), None)
+                    self.graphs[name] = graph = Graph(name, known or Shared(self.line, number, ports[name]), rows)
+                    self.line.graphs.append(graph)
+                graph.shared.number, graph.rows = number, rows
+
+        await self.line.engine.open(self.number, self.folder, ports, heard)
+
+    def close(self) -> None:
+        """Have its graphs let go of, those that no other model uses."""
+        self.line.graphs = [graph for graph in self.line.graphs if self.graphs.get(graph.name) is not graph]
+        self.line.engine.close(self.number)
+
+    def replay(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer the golden rows again, from a thread beside the event loop. Raises seal.Mismatch where they differ."""
         recorded = seal.read(self.folder)
         if recorded.columns is None:
             self.state = UNREPLAYED
             return
+        ticket = Ticket(self.line, f"{self.name} replay", 0, loop.time())
+
+        def runner(call: Call) -> dict[str, Any]:
+            async def answer() -> dict[str, Any]:
+                return await self.asked(call, ticket)
+
+            return asyncio.run_coroutine_threadsafe(answer(), loop).result()
+
         try:
-            with self.scheduler.request():
-                seal.compare(self.pipeline, self.runner, recorded, where=self.name)
+            seal.compare(self.pipeline, runner, recorded, where=self.name)
+            if not all(graph.shared.cost.known for graph in self.graphs.values()):  # what a run of one row costs is learned as well
+                self.pipeline.predict(recorded.rows().take([0]), runner, self.pipeline.task.replayed)
         except Exception as error:
             self.state = str(error)
             raise
+        finally:
+            loop.call_soon_threadsafe(ticket.end)
         self.state = REPLAYED
 
 
-async def _until_gone(request: Request, gone: threading.Event) -> None:
-    with suppress(ClientDisconnect):
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-    gone.set()
+@contextmanager
+def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
+    """Fail the ticket once whoever asked has gone."""
+
+    async def until_gone() -> None:
+        with suppress(ClientDisconnect):
+            while request and (await request.receive())["type"] != "http.disconnect":
+                pass
+        ticket.fail(Cancelled())
+
+    watch = asyncio.create_task(until_gone()) if request else None
+    try:
+        yield
+    finally:
+        if watch:
+            watch.cancel()
 
 
 class Models:
-    """All models of a server by name."""
+    """All models of a server by name. `find` and iteration give the versions that answer now."""
 
-    def __init__(self, folders: Mapping[str, Path | str], scheduler: Scheduler | None = None) -> None:
-        """Open the folders. Raises MainstemError for a name that no URL can hold, and for a model that is not as it was sealed."""
+    def __init__(self, folders: Mapping[str, Path | str], scheduler: Scheduler | None = None, *, processes: bool = False) -> None:
+        """Verify the folders; `processes`: every backbone gets an engine process of its own.
+
+        Raises MainstemError for a name that no URL can hold, and for a model that is not as it was sealed.
+        """
         self.scheduler = scheduler or Scheduler()
+        self.processes, self.draining = processes, False
         self.by_name: dict[str, Served] = {}
         self.done = threading.Event()  # every replay was tried
-        sessions: dict[str, Any] = {}
-        for name, path in folders.items():
-            folder = artifact.find(path)
-            artifact.check(folder)
-            pipeline, runner = seal.open_folder(folder, sessions)
-            merged = self.scheduler.runner(cast(GraphRunner, runner))
-            self.by_name[artifact.safe_name(name, "model name")] = Served(name, folder, pipeline, merged, self.scheduler)
+        self.lines: dict[Line, set[str]] = {}  # with the digests of the backbones that they serve
+        self._before: dict[str, Served] = {}
+        self._numbers = itertools.count(1)
+        self._versions: dict[str, int] = {}
+        self._loading = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        try:
+            for name, path in folders.items():
+                self.by_name[name] = self._prepared(name, path)
+        except BaseException:
+            self.kill()
+            raise
 
     def __iter__(self) -> Iterator[Served]:
-        return iter(self.by_name.values())
+        return iter(list(self.by_name.values()))
 
     def find(self, name: str) -> Served:
         """The model of this name. Raises KeyError with the sentence to answer."""
@@ -157,14 +226,164 @@ class Models:
 
     @property
     def ready(self) -> bool:
-        """Whether all of them may answer."""
-        return all(served.ready for served in self)
+        """Whether all of them may answer, their engines are up, and the server is not about to stop."""
+        return not self.draining and all(served.ready and served.line.engine.up for served in self)
+
+    async def ask(
+        self, names: Sequence[str], rows: Rows, options: Mapping[str, Mapping[str, Any]], gone: Request | None = None
+    ) -> dict[str, Answers | MainstemError]:
+        """The same rows for several models: what they share is read, encoded and run once. `options`: by name.
+
+        gone: the request, whose client may leave (Cancelled). A model that cannot answer has its error instead.
+        Raises KeyError for a name that is not served.
+        """
+        chosen = [self.find(name) for name in dict.fromkeys(names)]
+        memo = Memo({id(each): each.encode_id for served in chosen for each in served.pipeline.artifact.inputs})
+        if not chosen:
+            return {}
+
+        async def one(served: Served) -> Answers | MainstemError:
+            try:
+                served.check_ready()
+                return await served.predict(rows, options.get(served.name, {}), ticket, memo=memo)
+            except MainstemError as error:
+                return error
+
+        with ExitStack() as stack:
+            for served in chosen:
+                stack.enter_context(served.held())
+            first = chosen[0]
+            ticket = stack.enter_context(self.scheduler.ticket(first.line, first.name, len(rows)))
+            stack.enter_context(_watched(gone, ticket))
+            found = await asyncio.gather(*map(one, chosen))
+        return {served.name: answers for served, answers in zip(chosen, found, strict=True)}
+
+    # life
+
+    def _prepared(self, name: str, path: Path | str) -> Served:
+        """A version of a model, verified and not loaded."""
+        folder = artifact.find(path)
+        artifact.check(folder)
+        manifest = (folder / files.MANIFEST).read_bytes()
+        artifact.safe_name(name, "model name")
+        pipeline = seal.open_pipeline(folder)
+        hashes = json.loads(manifest)["files"]
+        backbones = {hashes.get(f"onnx/{graph}.onnx", "") for graph in pipeline.artifact.graphs if graph != "head"}
+        version = self._versions[name] = self._versions.get(name, 0) + 1
+        number, digest = next(self._numbers), hashlib.sha256(manifest).hexdigest()
+        return Served(name, folder, pipeline, self.scheduler, self._line(backbones), number, version, digest)
+
+    def _line(self, backbones: set[str]) -> Line:
+        """The line of the engine that has one of these backbones; models without one share an engine."""
+        for line, known in self.lines.items():
+            if known & backbones or not (known or backbones):
+                known |= backbones
+                return line
+        made = Line(Remote(threads(), self._unchanged) if self.processes else Local(threads()))
+        self.lines[made] = set(backbones)
+        return made
+
+    def _unchanged(self, number: int) -> None:
+        """Raises MainstemError, and takes the model out, where its folder is not what it was when it was loaded."""
+        for served in (*self.by_name.values(), *self._before.values()):
+            if served.number == number:
+                try:
+                    artifact.check(served.folder)
+                    if files.hash_file(served.folder / files.MANIFEST) != served.digest:
+                        raise MainstemError(
+                            "this is another model than the one that was loaded", where=str(served.folder), do="Load it anew."
+                        )
+                except MainstemError as error:
+                    served.state = str(error)
+                    raise
+
+    @asynccontextmanager
+    async def running(self, failed: Callable[[Exception], None] = lambda error: None) -> AsyncIterator[None]:
+        """While the server runs: engines are started, models loaded and replayed. `failed` hears of each that differs."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            for line in list(self.lines):
+                await self._start(line)
+            threading.Thread(target=self.replay, args=(failed,), name="replay", daemon=True).start()
+            yield
+        finally:
+            for line in self.lines:
+                await line.engine.stop()
+
+    async def _start(self, line: Line) -> None:
+        await line.engine.start(lambda: self.scheduler.soon(line), lambda: self.scheduler.gone(line))
 
     def replay(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
-        """Replay them one after the other; `failed` hears of each that differs, and the others go on."""
-        for served in self:
+        """Load and replay them, from a thread beside the event loop; `failed` hears of each that differs, and the others go on."""
+        loop = self._loop
+        assert loop
+        opening = {served: asyncio.run_coroutine_threadsafe(served.open(), loop) for served in self}
+        for served, opened in opening.items():
             try:
-                served.replay()
+                opened.result()
+                served.replay(loop)
             except Exception as error:  # a model that breaks in any way must not be served
+                served.state = str(error)
                 failed(error)
         self.done.set()
+
+    async def load(self, name: str, folder: Path | str) -> Served:
+        """Serve another version under `name`, or a new model, once it has reproduced its golden rows; the old one answers until then.
+
+        Raises MainstemError where it does not, and the old one stays.
+        """
+        async with self._loading:
+            lines = set(self.lines)
+            served = await asyncio.to_thread(self._prepared, name, folder)
+            try:
+                if served.line not in lines:
+                    await self._start(served.line)
+                await served.open()
+                await asyncio.to_thread(served.replay, asyncio.get_running_loop())
+            except BaseException:
+                await self._let_go(served)
+                raise
+            before = self.by_name.get(name)
+            self.by_name[name] = served
+            if before:
+                oldest, self._before[name] = self._before.get(name), before
+                if oldest:
+                    await self._let_go(oldest)
+            return served
+
+    async def rollback(self, name: str) -> Served:
+        """Serve the version before again, at once. Raises MainstemError where there is none."""
+        if name not in self._before or name not in self.by_name:
+            raise MainstemError(f"there is no version before the one that is served as '{name[:64]}'", do="Load the one that you want.")
+        self.by_name[name], self._before[name] = self._before[name], self.by_name[name]
+        return self.by_name[name]
+
+    async def unload(self, name: str) -> None:
+        """Serve it no more; requests under way are answered. Raises KeyError for a name that is not served."""
+        async with self._loading:
+            self.find(name)
+            for served in (self.by_name.pop(name), self._before.pop(name, None)):
+                if served:
+                    await self._let_go(served)
+
+    async def _let_go(self, served: Served) -> None:
+        """Close a version once nothing is under way with it, and its engine where it was the last."""
+
+        def over() -> None:
+            served.over = None
+            served.close()
+
+        if served.under_way:
+            served.over = over
+        else:
+            over()
+        line = served.line
+        others = {each.line for each in (*self.by_name.values(), *self._before.values())}
+        if line in self.lines and line not in others and not served.under_way:
+            del self.lines[line]
+            await line.engine.stop()
+
+    def kill(self) -> None:
+        """End the engines of a server that does not come to run."""
+        for line in self.lines:
+            line.engine.kill()

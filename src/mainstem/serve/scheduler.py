@@ -1,170 +1,365 @@
-"""Merges the graph calls of many requests: one thread runs the graphs, the requests' own threads do everything else.
+"""Drives the graph calls of all requests on one event loop: admits requests, merges calls, hands runs to engines.
 
-A request waits inside `inference.drive` for the answer of its call. Calls of one graph that wait at the same time run
-as one, identical ones once; whoever makes a merged call fail is found by running its parts alone.
+Calls for one graph that wait at the same time run as one where that costs less; an identical call runs once, also where it
+is under way already. A run that fails is halved until the call at fault fails alone. A call that ran when its engine died
+is tried once more, by itself; where it ends the engine again, it is quarantined. Everything here happens on the event loop.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-import time
+import asyncio
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
-from mainstem.contracts import Array, Arrays, GraphSpec, Port
-from mainstem.runtimes._calls import Function, GraphRunner, by_name
-from mainstem.runtimes._join import join, lengths_of, rows_of, shared, split, trim
+from mainstem.contracts import Array, Arrays, Call
+from mainstem.errors import MainstemError
+from mainstem.serve.calls import Asked, Graph
+from mainstem.serve.costs import LONGEST
+from mainstem.serve.engine import Answered
+from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 
-GATHER = 0.002  # seconds that a call waits for others, where others are on their way
-MOST_ROWS = 256  # of one merged call
-PADDING = 16  # steps of padding that a row may bring to a merged call, or half of what is no padding
-HASHED = 1 << 20  # bytes of an array that is hashed to find identical calls; larger ones are compared where all else is equal
+QUEUE = 1.0  # seconds that a request may wait for its turn; one that would wait longer is refused
+TIMEOUT = 30.0  # seconds that a request may take in all
+MOST_REQUESTS = 1000  # under way at a time
+UNKNOWN_PARTS = 6  # of a call whose cost is not known yet: from these it is learned
+MOST_QUARANTINED = 1000
 
-Answer = dict[str, Array]
+Answer = dict[str, Any]
 
 
-@dataclass
-class _Waiting:
-    """One call that waits: the graph's function, what is asked, and where the answer goes."""
+class Watch(Protocol):
+    """Who hears how long things take (serve/metrics.py)."""
 
-    key: Hashable  # calls of equal keys may be merged
-    function: Function
-    inputs: Mapping[str, Port]
-    outputs: Mapping[str, Port]
-    arrays: Arrays
-    wanted: tuple[str, ...]
-    rows: int
-    answer: Future[Answer] = field(default_factory=Future)
+    def took(self, stage: str, model: str, seconds: float) -> None:
+        """A stage of one request: "queue", "compute"."""
+
+    def batch(self, graph: str, rows: int, padding: float) -> None:
+        """One run of a graph: its rows, and the share of its steps that are padding."""
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away."""
+
+
+class Refused(MainstemError):
+    """A request that is not answered now, and may be later."""
+
+    status = 503
+
+    def __init__(self, what: str, after: float = 1.0) -> None:
+        self.after = max(1, math.ceil(after))
+        super().__init__(what, do=f"Try again in {self.after} s.")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP answer."""
+        return {"Retry-After": str(self.after)}
+
+
+class EngineGone(Refused):
+    """The engine ended while it ran this."""
+
+
+class Cancelled(Exception):
+    """Whoever asked has gone."""
+
+
+class Quarantined(MainstemError):
+    """An input that ended the engine twice."""
+
+    status = 422
+
+
+class TooLarge(MainstemError):
+    """A call that the memory of the engine does not hold."""
+
+    status = 413
+
+
+class CallFailed(RuntimeError):
+    """A graph raised: a bug, or a model that its replay did not show to be broken."""
+
+
+class Ticket:
+    """One request under way: what it may still use, and the calls that it waits for."""
+
+    def __init__(self, line: Line, flow: str, rows: int, began: float) -> None:
+        self.line, self.flow, self.rows, self.began = line, flow, rows, began
+        self.waiting: set[asyncio.Future[Answer]] = set()
+        self.failure: BaseException | None = None
+        self.asked = self.done = self.planned = 0.0
+        self._plan(self._flow.row * rows)
+
+    @property
+    def _flow(self) -> Flow:
+        return self.line.flow(self.flow)
+
+    @property
+    def left(self) -> float:
+        """Seconds of work that are not done."""
+        return self.planned - self.done
+
+    def _plan(self, seconds: float) -> None:
+        """It needs so many seconds in all."""
+        flow = self._flow
+        if self not in flow.large:
+            flow.owed -= self.left
+        self.planned = seconds
+        if seconds > LARGE:
+            flow.large.add(self)
+        else:
+            flow.owed += self.left
+
+    def charge(self, seconds: float) -> float:
+        """A call of so many seconds is asked. Returns when it is due."""
+        self.asked += seconds
+        if self.asked > self.planned:
+            self._plan(self.asked)
+        return self.began + LATER * self.asked
+
+    def ran(self, seconds: float) -> None:
+        """A call of so many seconds was answered."""
+        paid = min(seconds, self.left)
+        self.done += paid
+        if self not in self._flow.large:
+            self._flow.owed -= paid
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing of it is to be run any more; whoever waits for its calls hears why."""
+        self.failure = self.failure or error
+        for waiter in list(self.waiting):
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def end(self) -> None:
+        """It was answered, or not."""
+        flow = self._flow
+        if self in flow.large:
+            flow.large.discard(self)
+        else:
+            flow.owed = max(0.0, flow.owed - self.left)
+        self.done = self.planned
+        if self.failure is None and self.asked:
+            row = self.asked / max(self.rows, 1)
+            flow.row = row if not flow.requests else flow.row + WAITED * (row - flow.row)
+            flow.requests += 1
 
 
 class Scheduler:
-    """Shared by all models of a server. `runner` wraps a model's Runner; `request` is held while one may call it."""
+    """Of all models of a server."""
 
-    def __init__(self, gather: float = GATHER, most_rows: int = MOST_ROWS) -> None:
-        self.gather, self.most_rows = gather, most_rows
-        self.calls = self.runs = 0  # asked for, and run
-        self._active = 0
-        self._waiting: list[_Waiting] = []
-        self._changed = threading.Condition()
-        threading.Thread(target=self._work, name="graphs", daemon=True).start()
+    def __init__(self, queue: float = QUEUE, timeout: float = TIMEOUT, watch: Watch | None = None) -> None:
+        self.queue, self.timeout, self.watch = queue, timeout, watch
+        self.calls = self.runs = self.requests = 0  # calls asked for, runs made, requests under way
+        self._live: dict[Hashable, Asked] = {}  # calls that wait or run, by what they hand in
+        self._quarantine: dict[Hashable, None] = {}
+        self._stack: list[tuple[Any, Arrays, tuple[str, ...], asyncio.Future[Answer]]] = []
+        self._due: set[Line] = set()
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Held by a thread while it may make calls: nobody is waited for who cannot call."""
-        with self._changed:
-            self._active += 1
+    def ticket(self, line: Line, flow: str, rows: int = 1, timeout: float | None = None) -> Iterator[Ticket]:
+        """A request that is let in. Raises Refused where it would wait too long."""
+        loop = asyncio.get_running_loop()
+        timeout = self.timeout if timeout is None else timeout
+        self._admit(line, flow, rows, timeout)
+        ticket = Ticket(line, flow, rows, loop.time())
+        late = loop.call_later(timeout, lambda: ticket.fail(Refused(f"this was not answered within {timeout:g} s")))
+        self.requests += 1
         try:
-            yield
+            yield ticket
         finally:
-            with self._changed:
-                self._active -= 1
-                self._changed.notify()
+            self.requests -= 1
+            late.cancel()
+            ticket.end()
 
-    def runner(self, own: GraphRunner) -> GraphRunner:
-        """The same Runner, with its graph calls merged with those of others that hold the same function."""
-        return GraphRunner({name: self._through(own.functions[name], spec) for name, spec in own.specs.items()}, own.specs)
+    def _admit(self, line: Line, flow: str, rows: int, timeout: float) -> None:
+        first, last = line.wait(flow, rows, asyncio.get_running_loop().time())
+        if first > min(self.queue, timeout) or last > timeout or self.requests >= MOST_REQUESTS:
+            if self.watch:
+                self.watch.rejected("overload")
+            raise Refused(f"too much is asked at once: this would wait {first:.1f} s", max(first - self.queue, last - timeout))
 
-    def _through(self, function: Function, spec: GraphSpec) -> Function:
-        inputs, outputs = by_name(spec.inputs), by_name(spec.outputs)
+    def ask(self, graph: Graph, call: Call, ticket: Ticket) -> asyncio.Future[Answer]:
+        """Start a call; its answer is awaited. Cancelling the future, or failing the ticket, takes the call back."""
+        if ticket.failure is not None:
+            raise ticket.failure
+        self.calls += 1
+        asked = Asked.of(graph, call)
+        if any(held.life != graph.shared.line.life for held in asked.held):
+            raise _ended(graph.shared.line)
+        if self._quarantine and (graph.shared, asked.digest(1 << 62)) in self._quarantine:
+            raise _quarantined()
+        if asked.count > 1 and graph.shared.divisible and not (asked.held or asked.keep):
+            cost = graph.shared.cost
+            most = cost.cells(LONGEST) if cost.known else max(1, asked.count // UNKNOWN_PARTS) * asked.steps
+            if asked.cells > (2 if cost.known else 1) * most:
+                order, parts = asked.divided(most)
+                return asyncio.ensure_future(_joined(asked, order, [self._wait_for(part, ticket) for part in parts]))
+        return self._wait_for(asked, ticket)
 
-        def call(arrays: Arrays, wanted: tuple[str, ...]) -> Answer:
-            same = tuple(sorted((name, id(array)) for name, array in shared(arrays, inputs).items()))
-            key = (function, spec.inputs, spec.outputs, wanted, tuple(sorted(arrays)), same)
-            waiting = _Waiting(key, function, inputs, outputs, arrays, wanted, rows_of(arrays, inputs))
-            with self._changed:
-                self._waiting.append(waiting)
-                self._changed.notify()
-            return waiting.answer.result()
+    def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...]) -> asyncio.Future[Answer]:
+        """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
+        if not self._stack:
+            asyncio.get_running_loop().call_soon(self._run_stack)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._stack.append((function, arrays, wanted, future))
+        self.calls += 1
+        return future
 
-        return call
+    def _run_stack(self) -> None:
+        calls, self._stack = self._stack, []
+        kinds: dict[Hashable, list[Any]] = {}
+        for call in calls:
+            kinds.setdefault(call[0].stack_key, []).append(call)
+        for mine in kinds.values():
+            _run_stacked(mine)
+            self.runs += 1
 
-    # the thread that runs graphs
+    def _wait_for(self, asked: Asked, ticket: Ticket) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        key = (asked.key, asked.digest())
+        live = self._live.get(key)
+        if live is None or live.state not in ("waiting", "running"):
+            live, asked.same = asked, key
+            self._live[key] = asked
+            asked.flow, asked.due, asked.since = ticket.flow, ticket.charge(asked.seconds), loop.time()
+            line = asked.graph.shared.line
+            line.add(asked)
+            self.soon(line)
+        live.waiters.append(future)
+        ticket.waiting.add(future)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                deadline = time.monotonic() + self.gather
-                while not self._complete() and (left := deadline - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                taken, self._waiting = self._waiting, []
-            for group in grouped(taken, self.most_rows):
-                self._answer(group)
+        def over(done: asyncio.Future[Answer]) -> None:
+            ticket.waiting.discard(done)
+            done.cancelled() or done.exception()  # heard, also where nobody awaits it any more
+            if live is asked:
+                ticket.ran(asked.seconds)
+            if live.state == "waiting" and not live.alive:
+                live.graph.shared.line.drop(live)
+                self._forget(live)
 
-    def _complete(self) -> bool:
-        """Whether waiting longer brings nothing: everyone who may call is waiting already, or the batch is full."""
-        return len(self._waiting) >= self._active or sum(w.rows for w in self._waiting) >= self.most_rows
+        future.add_done_callback(over)
+        return future
 
-    def _answer(self, group: Sequence[_Waiting]) -> None:
-        distinct = _distinct(group)
-        self.calls, self.runs = self.calls + len(group), self.runs + 1
-        first = group[0]
+    def _forget(self, asked: Asked) -> None:
+        if self._live.get(asked.same) is asked:
+            del self._live[asked.same]
+
+    # runs
+
+    def soon(self, line: Line) -> None:
+        """Give the engine of this line something to do, once all that happens in this moment has happened."""
+        if line not in self._due:
+            self._due.add(line)
+            asyncio.get_running_loop().call_soon(self._dispatch, line)
+
+    def _dispatch(self, line: Line) -> None:
+        self._due.discard(line)
+        while line.engine.up and line.running < line.engine.lanes and (group := line.take()):
+            self._run(line, group)
+
+    def _run(self, line: Line, group: list[Asked]) -> None:
+        now, first = asyncio.get_running_loop().time(), group[0]
+        line.running += 1
+        self.runs += 1
         try:
-            parts = [same[0].arrays for same in distinct]
-            counts = [same[0].rows for same in distinct]
-            answers = split(first.function(join(parts, first.inputs), first.wanted), first.outputs, counts)
-        except Exception as error:  # whatever a graph raises must reach its own request, and no other
-            if len(distinct) > 1:
-                for same in distinct:
-                    self._answer(same)
-            else:
-                for waiting in group:
-                    waiting.answer.set_exception(error)
+            parts = [asked.part() for asked in group]
+            future = line.engine.run(first.graph.shared.number, parts, first.wanted, first.keep)
+        except Exception as error:  # arrays that cannot be sent
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        if self.watch:
+            widest = max(asked.steps for asked in group) * sum(asked.count for asked in group)
+            self.watch.batch(first.graph.name, sum(a.count for a in group), 1 - sum(a.cells for a in group) / max(widest, 1))
+            for asked in group:
+                self.watch.took("queue", asked.flow, now - asked.since)
+        future.add_done_callback(lambda done: self._ran(line, group, done))
+
+    def _ran(self, line: Line, group: list[Asked], done: asyncio.Future[tuple[list[Answered], float]]) -> None:
+        line.running -= 1
+        line.alone = False
+        error = done.exception()
+        if error is None:
+            answers, seconds = done.result()
+            self._answer(group, answers, seconds)
+        elif isinstance(error, EngineGone):
+            for asked in group:
+                self._suspect(line, asked, error)
+        elif len(group) > 1:
+            middle = len(group) // 2
+            line.again.extend((group[:middle], group[middle:]))
+        else:
+            self._forget(group[0])
+            group[0].fail(error)
+        self.soon(line)
+
+    def _answer(self, group: Sequence[Asked], answers: Sequence[Answered], seconds: float) -> None:
+        cells = sum(asked.count for asked in group) * max(asked.steps for asked in group)
+        group[0].graph.shared.cost.add(cells, seconds)
+        for asked, answered in zip(group, answers, strict=True):
+            if self.watch:
+                self.watch.took("compute", asked.flow, seconds)
+            self._forget(asked)
+            asked.deliver(answered)
+
+    def _suspect(self, line: Line, asked: Asked, error: EngineGone) -> None:
+        """A call that ran when the engine died: once more by itself, unless it was by itself, or needs what died with the engine."""
+        asked.deaths += 1
+        if asked.deaths > 1:
+            while len(self._quarantine) >= MOST_QUARANTINED:
+                del self._quarantine[next(iter(self._quarantine))]
+            self._quarantine[asked.graph.shared, asked.digest(1 << 62)] = None
+            self._forget(asked)
+            asked.fail(_quarantined())
+        elif asked.held or not asked.alive:
+            self._forget(asked)
+            asked.fail(error)
+        else:
+            line.suspects.append(asked)
+
+    def gone(self, line: Line) -> None:
+        """The engine of this line died: calls that wait with what it kept cannot run any more."""
+        line.life += 1
+        for asked in [asked for asked in line.waiting() if asked.held]:
+            line.drop(asked)
+            self._forget(asked)
+            asked.fail(_ended(line))
+
+
+def _ended(line: Line) -> EngineGone:
+    return EngineGone("the engine ended while this was under way", line.engine.back_in())
+
+
+def _quarantined() -> Quarantined:
+    return Quarantined("this input ended the engine twice and is not tried again", do="Look for what is unusual in it.")
+
+
+async def _joined(asked: Asked, order: Array, parts: Sequence[asyncio.Future[Answer]]) -> Answer:
+    try:
+        return asked.joined(order, [await part for part in parts])
+    finally:
+        for part in parts:
+            part.cancel()
+
+
+def _run_stacked(calls: Sequence[tuple[Any, Mapping[str, Array], tuple[str, ...], asyncio.Future[Answer]]]) -> None:
+    """Run these at once; where that fails, each by itself."""
+    waiting = [call for call in calls if not call[3].done()]
+    if not waiting:
+        return
+    try:
+        answers = waiting[0][0].stacked([(function, arrays) for function, arrays, _, _ in waiting])
+    except Exception as error:
+        if len(waiting) == 1:
+            waiting[0][3].set_exception(error)
             return
-        own = [lengths_of(arrays, first.inputs) for arrays in parts]
-        joined = {axis: max(lengths[axis] for lengths in own) for axis in own[0]}
-        for same, arrays, lengths in zip(distinct, answers, own, strict=True):
-            trimmed = trim(arrays, first.outputs, lengths, joined) if lengths != joined else arrays
-            for waiting in same:
-                waiting.answer.set_result(trimmed)
-
-
-def grouped(taken: Sequence[_Waiting], most_rows: int) -> list[list[_Waiting]]:
-    """Calls that run together: of equal keys, in the order they came, at most `most_rows` rows unless one alone has more, and
-    little padding: a token that is written does not wait for a long prompt that is read."""
-    groups: dict[Hashable, list[list[_Waiting]]] = {}
-    for waiting in taken:
-        mine = groups.setdefault(waiting.key, [])
-        fitting = next((group for group in mine if _fit([*group, waiting], most_rows)), None)
-        fitting.append(waiting) if fitting else mine.append([waiting])
-    return [group for mine in groups.values() for group in mine]
-
-
-def _fit(group: Sequence[_Waiting], most_rows: int) -> bool:
-    """Whether these calls may run as one. What is padded in a cache is not computed again, and does not count."""
-    rows = sum(waiting.rows for waiting in group)
-    if rows > most_rows:
-        return False
-    caches = {axis.partition("+")[0] for port in group[0].outputs.values() for axis in port.axes if "+" in axis}
-    lengths = [(waiting.rows, lengths_of(waiting.arrays, waiting.inputs)) for waiting in group]
-    for axis in lengths[0][1].keys() - caches:
-        own = sum(each * sizes[axis] for each, sizes in lengths)
-        if rows * max(sizes[axis] for _, sizes in lengths) - own > max(PADDING * rows, own // 2):
-            return False
-    return True
-
-
-def _distinct(group: Sequence[_Waiting]) -> list[list[_Waiting]]:
-    """The calls by what they hand in: identical ones together."""
-    if len(group) == 1:
-        return [list(group)]
-    found: dict[bytes, list[list[_Waiting]]] = {}
-    for waiting in group:
-        digest = hashlib.blake2b()
-        for name in sorted(waiting.arrays):
-            array = waiting.arrays[name]
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + (array.tobytes() if array.nbytes <= HASHED else b""))
-        alike = found.setdefault(digest.digest(), [])
-        same = next((each for each in alike if _large_equal(each[0], waiting)), None)
-        same.append(waiting) if same else alike.append([waiting])
-    return [same for alike in found.values() for same in alike]
-
-
-def _large_equal(a: _Waiting, b: _Waiting) -> bool:
-    """Whether the arrays that are too large to be hashed at every call (caches) are equal, in calls that are alike else."""
-    return all(x is b.arrays[name] or np.array_equal(x, b.arrays[name]) for name, x in a.arrays.items() if x.nbytes > HASHED)
+        for call in waiting:
+            _run_stacked([call])
+        return
+    for (_, _, wanted, future), answer in zip(waiting, answers, strict=True):
+        if not future.done():
+            future.set_result({name: np.asarray(answer[name]) for name in wanted})

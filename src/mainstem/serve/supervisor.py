@@ -1,0 +1,326 @@
+"""The engines as the front holds them: in this process, or each in one of its own that is watched and replaced.
+
+Both have: `lanes`, runs that it takes at a time; `up`; `back_in()`, seconds until it is up; `start(changed, gone)`; `open`; `close`;
+`run`; `free`; `stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mainstem.contracts import Array
+from mainstem.errors import MainstemError
+from mainstem.serve import channel
+from mainstem.serve.engine import Answered, Engine, Part, Ports, fault, pack_ports, pack_run, unpack_answers
+from mainstem.serve.scheduler import CallFailed, EngineGone, TooLarge
+
+HUNG = 5.0  # seconds without a sign of life, after which an engine is killed
+STARTING = 60.0  # the same before its first sign
+RUNAWAY = 120.0  # seconds that one run may take
+TICK = 0.5
+BACK_OFF = 30.0  # seconds, at most, between two attempts to start an engine that keeps ending
+BUFFER = 1 << 20
+COMMAND = (sys.executable, "-P", "-m", "mainstem.serve.engine")
+
+Opened = dict[str, tuple[int, dict[str, int]]]
+Run = asyncio.Future[tuple[list[Answered], float]]
+
+
+def error_of(told: Mapping[str, Any]) -> Exception:
+    """What an engine raised, from `engine.fault`."""
+    if "error" in told:
+        what, where, do = told["error"]
+        return MainstemError(what, where=where, do=do)
+    if told["memory"]:
+        return TooLarge("this does not fit into memory", do="Send fewer rows, or smaller ones.")
+    return CallFailed(told["failed"])
+
+
+class Local:
+    """An engine in this process."""
+
+    up = True
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes, self.engine = lanes, Engine()
+        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="graphs")
+
+    def back_in(self) -> float:
+        """It is always up."""
+        return 0.0
+
+    async def start(self, changed: Callable[[], None], gone: Callable[[], None]) -> None:
+        """Nothing is to be started."""
+
+    async def open(self, model: int, folder: Path, graphs: Mapping[str, Ports], heard: Callable[[Opened], None]) -> None:
+        """Load the graphs of a model; `heard` takes what `Engine.open` tells, here and whenever they are loaded again."""
+        heard(await asyncio.to_thread(self.engine.open, model, folder, graphs))
+
+    def close(self, model: int) -> None:
+        """Let go of a model."""
+        self.engine.close(model)
+
+    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...]) -> Run:
+        """Run calls as one."""
+
+        def work() -> tuple[list[Answered], float]:
+            began = time.perf_counter()
+            try:
+                return self.engine.run(number, parts, wanted, keep), time.perf_counter() - began
+            except Exception as error:
+                raise error_of(fault(error)) from error
+
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def free(self, handle: int) -> None:
+        """Let go of what was kept."""
+        self.engine.free([handle])
+
+    def kill(self) -> None:
+        """End its threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def stop(self) -> None:
+        """End its threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class _Opening:
+    folder: Path
+    graphs: Mapping[str, Ports]
+    heard: Callable[[Opened], None]
+
+
+class _Process(asyncio.Protocol):
+    """One engine process and the channel to it, from its start to its end."""
+
+    def __init__(self, command: Sequence[str], lanes: int) -> None:
+        self.ours, theirs = socket.socketpair()
+        with theirs:
+            for each in (self.ours, theirs):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            asked = [*command, str(theirs.fileno()), str(lanes)]
+            self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        self.reader = channel.Reader()
+        self.transport: Any = None
+        self.pending: dict[int, tuple[asyncio.Future[Any], float]] = {}
+        self.numbers = itertools.count(1)
+        self.heard_at, self.alive = time.monotonic(), False
+        self.beaten: Callable[[], None] = lambda: None
+        self.ended: Callable[[], None] = lambda: None
+
+    def send(self, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> asyncio.Future[Any]:
+        """Ask something. The future has the answering message; it raises EngineGone where the process ends before."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.transport is None or self.transport.is_closing():
+            future.set_exception(EngineGone("the engine ended and is started again"))
+            return future
+        number = next(self.numbers)
+        self.pending[number] = future, time.monotonic()
+        try:
+            self.tell({**header, "id": number}, arrays)
+        except Exception:
+            del self.pending[number]
+            raise
+        return future
+
+    def tell(self, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
+        """Say something that has no answer."""
+        if self.transport is not None:
+            self.transport.write(b"".join(channel.pack(header, arrays)))
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+
+    def troubled(self, now: float) -> bool:
+        """Whether it gives no sign of life, or a run does not end."""
+        silent = now - self.heard_at > (HUNG if self.alive else STARTING)
+        return silent or any(now - began > RUNAWAY for _, began in self.pending.values())
+
+    def connection_made(self, transport: Any) -> None:
+        """The channel is open."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came."""
+        self.heard_at, self.alive = time.monotonic(), True
+        try:
+            for told, arrays in self.reader.feed(data):
+                waiting = self.pending.pop(told.get("id", 0), None)
+                if waiting and not waiting[0].done():
+                    waiting[0].set_result((told, arrays))
+                elif "beat" in told:
+                    self.beaten()
+        except channel.BrokenChannel:
+            self.kill()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The other side was closed: the process has ended, or is about to."""
+        waiting, self.pending = self.pending, {}
+        self.ended()
+        for future, _ in waiting.values():
+            if not future.done():
+                future.set_exception(EngineGone("the engine ended while it ran this and is started again"))
+
+
+class Remote:
+    """An engine in a process of its own. `check(model)` raises where a model's folder is not what it was, before it is loaded again."""
+
+    def __init__(self, lanes: int, check: Callable[[int], None] = lambda model: None, command: Sequence[str] = COMMAND) -> None:
+        self.lanes, self.check, self.command, self.up = lanes, check, command, False
+        self.restarts = 0
+        self._models: dict[int, _Opening] = {}
+        self._freed: deque[int] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._down_since, self._took = time.monotonic(), 1.0  # seconds that a start takes
+        self._process = _Process(command, lanes)  # at once: it imports what it needs while others are still busy
+
+    @property
+    def pid(self) -> int:
+        """Of the process that there is now."""
+        return self._process.process.pid
+
+    def back_in(self) -> float:
+        """Seconds until it is probably up."""
+        return 0.0 if self.up else max(0.1, self._down_since + self._took - time.monotonic())
+
+    async def start(self, changed: Callable[[], None], gone: Callable[[], None]) -> None:
+        """Watch it from this event loop. `changed` hears that it is up again, `gone` that it ended."""
+        self._changed, self._gone = changed, gone
+        await self._connect()
+        self.up = True
+        self._spawn(self._watch())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> None:
+        process = self._process
+        process.beaten, process.ended = self._beaten, self._ended
+        await asyncio.get_running_loop().create_connection(lambda: process, sock=process.ours)
+
+    async def open(self, model: int, folder: Path, graphs: Mapping[str, Ports], heard: Callable[[Opened], None]) -> None:
+        """Load the graphs of a model; `heard` takes what `Engine.open` tells, here and whenever they are loaded again."""
+        began = time.monotonic()
+        await self._load(model, opening := _Opening(folder, graphs, heard))
+        self._models[model] = opening
+        self._took = max(self._took, time.monotonic() - began + 0.5)
+
+    async def _load(self, model: int, opening: _Opening) -> None:
+        asked = {"do": "open", "model": model, "folder": str(opening.folder), "graphs": pack_ports(opening.graphs)}
+        told, _ = await self._process.send(asked)
+        if "graphs" not in told:
+            raise error_of(told)
+        opening.heard({name: (number, rows) for name, (number, rows) in told["graphs"].items()})
+
+    def close(self, model: int) -> None:
+        """Let go of a model."""
+        if self._models.pop(model, None):
+            self._process.tell({"do": "close", "model": model})
+
+    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...]) -> Run:
+        """Run calls as one. The future raises EngineGone where the engine ends before it answers."""
+        sent = self._process.send(*pack_run(number, parts, wanted, keep))
+        answer: Run = asyncio.get_running_loop().create_future()
+
+        def over(done: asyncio.Future[Any]) -> None:
+            if error := done.exception():
+                answer.set_exception(error)
+                return
+            told, arrays = done.result()
+            if "parts" in told:
+                answer.set_result((unpack_answers(told, arrays), told["seconds"]))
+            else:
+                answer.set_exception(error_of(told))
+
+        sent.add_done_callback(over)
+        return answer
+
+    def free(self, handle: int) -> None:
+        """Let go of what was kept, with the next beat. May be called from any thread."""
+        self._freed.append(handle)
+
+    def _beaten(self) -> None:
+        if handles := [self._freed.popleft() for _ in range(len(self._freed))]:
+            self._process.tell({"do": "free", "handles": handles})
+
+    def _ended(self) -> None:
+        if self.up:
+            self.up, self._down_since = False, time.monotonic()
+            self._freed.clear()
+            self._gone()
+            self._spawn(self._restart())
+
+    async def _restart(self) -> None:
+        pause = 0.0
+        while not self.up:
+            await asyncio.sleep(pause)
+            pause = min(BACK_OFF, 2 * pause + 0.5)
+            self._process.kill()
+            await asyncio.to_thread(self._process.process.wait)
+            self.restarts += 1
+            began = time.monotonic()
+            try:
+                self._process = _Process(self.command, self.lanes)
+                await self._connect()
+                for model, opening in list(self._models.items()):
+                    await self._reload(model, opening)
+            except (OSError, EngineGone):
+                continue
+            self._took = time.monotonic() - began
+            self.up = True
+        self._changed()
+
+    async def _reload(self, model: int, opening: _Opening) -> None:
+        """Load a model again; one that is not what it was stays out, and the others are served."""
+        try:
+            await asyncio.to_thread(self.check, model)
+            await self._load(model, opening)
+        except EngineGone:
+            raise
+        except MainstemError:
+            self._models.pop(model, None)
+
+    async def _watch(self) -> None:
+        """Kill it where it gives no sign of life, or where a run does not end: its place is then taken as after any death."""
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            if now - before > 4 * TICK:  # it was this side that slept
+                self._process.heard_at = now
+            before = now
+            if self._process.troubled(now):
+                self._process.heard_at = now
+                self._process.kill()
+
+    def kill(self) -> None:
+        """End the process at once; while the server runs, another takes its place."""
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """End the process."""
+        self.up = False
+        for task in list(self._tasks):
+            task.cancel()
+        if self._process.transport:
+            self._process.transport.abort()
+        self._process.kill()
+        await asyncio.to_thread(self._process.process.wait)
