@@ -180,11 +180,15 @@ def started(*arguments):
                 break
         else:
             raise AssertionError(said)
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        reading = threading.Thread(target=process.stderr.read, daemon=True)
+        reading.start()
         yield process, int(re.search(r"http://127.0.0.1:(\d+)", said[0])[1])
     finally:
         process.kill()
         process.wait(20)
+        if "reading" in locals():
+            reading.join(20)
+        process.stderr.close()
 
 
 def children(pid):

@@ -64,6 +64,8 @@ def build(
         lifespan=lifespan,
     )
 
+    app.router.redirect_slashes = False  # a path that is no route is none
+
     def refresh() -> None:
         """Routes of tasks come and go with the models."""
         own: list[BaseRoute] = list(_own_routes(models))
