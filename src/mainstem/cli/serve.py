@@ -33,7 +33,7 @@ def command(
     timeout: Annotated[float, Option(metavar="S", min=0, help="seconds until an answer; 0 for any", rich_help_panel=LIMITS)] = 60.0,
     max_body: Annotated[float, Option(metavar="MB", min=0.001, help="of a request, or a streamed line", rich_help_panel=LIMITS)] = 32.0,
     max_rows: Annotated[int, Option(metavar="N", min=1, help="of a request", rich_help_panel=LIMITS)] = 10_000,
-    max_text: Annotated[int, Option(metavar="N", min=1, help="characters of a text", rich_help_panel=LIMITS)] = 200_000,
+    max_text: Annotated[int, Option(metavar="N", min=1, help="characters of a text", rich_help_panel=LIMITS)] = 100_000,
     max_pixels: Annotated[int, Option(metavar="N", min=1, help="of a picture", rich_help_panel=LIMITS)] = 40_000_000,
     log: Annotated[str, Option(metavar="json", help="one line a request on standard error, without what was asked")] = "",
     log_inputs: Annotated[bool, Option("--log-inputs", help="with what was asked")] = False,
