@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import shutil
 
 import httpx
 import numpy as np
@@ -239,3 +240,29 @@ def test_the_repository(table_run, tmp_path):
 
 def test_the_repository_by_its_own_client(triton, table_run):
     assert {each["name"] for each in triton.get_model_repository_index()} == {"dear", "rent", "pixels"}
+
+
+def test_versions_come_and_go_while_it_answers(table_run, number_run, tmp_path):
+    """The life cycle over HTTP: another version, back, one that does not reproduce, and gone."""
+    shutil.copytree(number_run.path / "model", tmp_path / "more")
+    with TestClient(build(Models({"dear": table_run.path}), manners=Manners(repository=tmp_path)), base_url="http://127.0.0.1") as http:
+        assert http.app.state.models.done.wait(60)
+        asked = {"rows": ROWS}
+        first = http.post("/predict/dear", json=asked)
+        assert len(first.headers["x-model-digest"]) == 64
+        assert http.post("/v2/repository/models/dear/load").json()["version"] != first.headers["x-model-version"]
+        second = http.post("/predict/dear", json=asked)
+        assert second.json() == first.json()
+        assert second.headers["x-model-version"] != first.headers["x-model-version"]
+        assert http.post("/v2/repository/models/dear/rollback").json()["version"] == first.headers["x-model-version"]
+        assert http.post("/predict/dear", json=asked).headers["x-model-version"] == first.headers["x-model-version"]
+        assert http.post("/v2/repository/models/more/load").status_code == 200
+        assert http.post("/predict/more", json=asked).status_code == 200
+        assert "/predict/more" in http.get("/openapi.json").json()["paths"]
+        (tmp_path / "more" / "card.md").write_text("changed")
+        refused = http.post("/v2/repository/models/more/load")
+        assert (refused.status_code, "not as it was sealed" in refused.json()["error"]) == (422, True)
+        assert http.post("/predict/more", json=asked).status_code == 200  # the old one stays
+        assert http.post("/v2/repository/models/more/unload").status_code == 200
+        assert http.post("/predict/more", json=asked).status_code == 404
+        assert http.post("/v2/repository/models/more/rollback").status_code == 404
