@@ -143,3 +143,55 @@ def test_encode_ids_depend_on_what_encoding_does():
     assert changed(processor={"form": "ngrams"}).encode_id != reference
     assert changed(state=State(TEXT.json, TEXT.arrays, {"tokenizer.json": b"{ }"})).encode_id != reference
     assert changed(state=State({"pad": 1}, TEXT.arrays, TEXT.files)).encode_id != reference
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------------
+
+
+def adapter_folder(folder, config=None, arrays=None):
+    """An adapter of one layer in PEFT's format; `config` and `arrays` change it."""
+    files = {f"{artifact.ADAPTER_PREFIX}q.{part}.weight": np.ones(shape, np.float32) for part, shape in PAIR.items()}
+    folder.mkdir()
+    (folder / artifact.ADAPTER_CONFIG).write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 6, **(config or {})}))
+    (folder / artifact.ADAPTER_WEIGHTS).write_bytes(artifact.pack_arrays({**files, **(arrays or {})}))
+    return folder
+
+
+PAIR = {"lora_A": (3, 4), "lora_B": (5, 3)}
+
+
+@pytest.mark.parametrize(("config", "factor"), [({}, 2.0), ({"use_rslora": True}, 6 / 3**0.5), ({"lora_alpha": 3.0}, 1.0)])
+def test_an_adapter_is_read_with_the_factor_of_its_product(tmp_path, config, factor):
+    [(name, (down, up, scale))] = artifact.read_adapter(adapter_folder(tmp_path / "a", config)).layers.items()
+    assert (name, down.shape, up.shape) == ("q", (3, 4), (5, 3))
+    assert scale == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("config", "arrays", "told"),
+    [
+        ({"peft_type": "IA3"}, {}, "of the kind IA3"),
+        ({"lora_alpha": float("nan")}, {}, "no adapter_config.json of PEFT"),
+        ({"lora_alpha": None}, {}, "no adapter_config.json of PEFT"),
+        ({"use_dora": True}, {}, "'use_dora' cannot be loaded"),
+        ({"bias": "all"}, {}, "train biases"),
+        ({}, {f"{artifact.ADAPTER_PREFIX}q.lora_B.weight": np.ones((5, 2), np.float32)}, "no whole pair for the layer 'q'"),
+        ({}, {f"{artifact.ADAPTER_PREFIX}k.lora_A.weight": np.ones((3, 4), np.float32)}, "no whole pair for the layer 'k'"),
+        ({}, {"q.weight": np.ones((3, 4), np.float32)}, "holds 'q.weight', which is no LoRA"),
+    ],
+)
+def test_what_is_no_lora_of_linear_layers_is_refused(tmp_path, config, arrays, told):
+    with pytest.raises(MainstemError, match=told):
+        artifact.read_adapter(adapter_folder(tmp_path / "a", config, arrays))
+
+
+def test_an_adapter_of_rank_0_and_one_through_a_link_are_refused(tmp_path):
+    empty = {f"{artifact.ADAPTER_PREFIX}q.lora_A.weight": np.ones((0, 4), np.float32)}
+    empty[f"{artifact.ADAPTER_PREFIX}q.lora_B.weight"] = np.ones((5, 0), np.float32)
+    with pytest.raises(MainstemError, match="no whole pair"):
+        artifact.read_adapter(adapter_folder(tmp_path / "a", arrays=empty))
+    folder = adapter_folder(tmp_path / "b")
+    (folder / artifact.ADAPTER_WEIGHTS).rename(tmp_path / "elsewhere")
+    (folder / artifact.ADAPTER_WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MainstemError, match="through a link"):
+        artifact.read_adapter(folder)

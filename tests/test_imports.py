@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "data": (GROUND, set()),
     "modalities": (GROUND, set()),
     "testing": (GROUND, ALL - {"cli"}),
-    "nn": (GROUND, set()),
+    "nn": (GROUND | {"artifact"}, set()),  # reads adapters as serving does
     "tasks": (GROUND | {"modalities"}, {"nn"}),
     "pretrained": (GROUND, set()),
     "backbones": (GROUND | {"modalities", "pretrained"}, {"nn"}),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from mainstem.schema import Column, Schema
 
 FORMAT = 1
 CONTENTS = "mainstem.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."  # what PEFT puts before every name
 _SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -142,7 +145,8 @@ def _portable(reference: str) -> str:
 
 
 def _pack_graph(spec: GraphSpec) -> Json:
-    return {"inputs": [asdict(p) for p in spec.inputs], "outputs": [asdict(p) for p in spec.outputs], "weights_id": spec.weights_id}
+    ports = {"inputs": [asdict(p) for p in spec.inputs], "outputs": [asdict(p) for p in spec.outputs]}
+    return {**ports, "weights_id": spec.weights_id, "adapter": spec.adapter, "adapter_id": spec.adapter_id}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -198,6 +202,67 @@ def read_arrays(path: Path) -> dict[str, Array]:
     except Exception as error:  # the library's own error has no public base
         raise MainstemError(f"these weights cannot be read: {error}", where=str(path), do="Copy the model again.") from None
     return arrays
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA of a backbone: by layer down float32 [rank, in], up [out, rank] and the factor of their product."""
+
+    layers: Mapping[str, tuple[Array, Array, float]]
+
+    @property
+    def adapter_id(self) -> str:
+        """Id of its weights and factors."""
+        downs = {f"{name}.down": down for name, (down, _, _) in self.layers.items()}
+        ups = {f"{name}.up": up for name, (_, up, _) in self.layers.items()}
+        return weights_id({**downs, **ups}, {name: scale for name, (_, _, scale) in self.layers.items()})
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a folder in PEFT's format. Raises MainstemError for a file that is missing or torn, or another kind of adapter."""
+    scale = adapter_scale(folder)
+    arrays = read_arrays(inside(folder, ADAPTER_WEIGHTS))
+    layers = {}
+    for name in sorted({adapter_layer(key, folder) for key in arrays}):
+        down, up = (arrays.get(f"{ADAPTER_PREFIX}{name}.{part}.weight") for part in ("lora_A", "lora_B"))
+        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] > 0:
+            raise MainstemError(f"the adapter holds no whole pair for the layer '{name}'", where=str(folder))
+        layers[name] = (down.astype(np.float32), up.astype(np.float32), scale(len(down)))
+    return Adapter(layers)
+
+
+def adapter_config(folder: Path) -> Mapping[str, Any]:
+    """adapter_config.json of PEFT. Raises MainstemError where it is none, or of an adapter that is not LoRA on linear layers alone."""
+    path = inside(folder, ADAPTER_CONFIG)
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_bytes())
+        if config["peft_type"] != "LORA":
+            raise MainstemError(f"the adapter is of the kind {config['peft_type']}, not LORA", where=str(path))
+        if not math.isfinite(float(config["lora_alpha"])):
+            raise ValueError("lora_alpha is not finite")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MainstemError("this is no adapter_config.json of PEFT", where=str(path)) from error
+    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(key):
+            raise MainstemError(f"adapters with '{key}' cannot be loaded", where=str(path))
+    if config.get("bias", "none") != "none":
+        raise MainstemError("adapters that train biases cannot be loaded", where=str(path))
+    return config
+
+
+def adapter_scale(folder: Path) -> Callable[[int], float]:
+    """Rank → what the product of a pair is multiplied with, alpha/rank or alpha/√rank, as adapter_config.json says."""
+    config = adapter_config(folder)
+    alpha, root = float(config["lora_alpha"]), bool(config.get("use_rslora"))
+    return lambda rank: alpha / (math.sqrt(rank) if root else rank)
+
+
+def adapter_layer(key: str, folder: Path) -> str:
+    """The layer that a weight of an adapter belongs to. Raises MainstemError where it is no LoRA of a linear layer."""
+    name, _, part = key.removeprefix(ADAPTER_PREFIX).removesuffix(".weight").rpartition(".")
+    if not key.startswith(ADAPTER_PREFIX) or part not in ("lora_A", "lora_B"):
+        raise MainstemError(f"the adapter holds '{key}', which is no LoRA of a linear layer", where=str(folder))
+    return name
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -262,7 +327,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _unpack_graph(packed: Mapping[str, Any]) -> GraphSpec:
-    return GraphSpec(_unpack_ports(packed["inputs"]), _unpack_ports(packed["outputs"]), weights_id=packed["weights_id"])
+    adapter = packed["adapter"] and safe_name(packed["adapter"], "adapter")
+    ports = _unpack_ports(packed["inputs"]), _unpack_ports(packed["outputs"])
+    return GraphSpec(*ports, weights_id=packed["weights_id"], adapter=adapter, adapter_id=packed["adapter_id"])
 
 
 def _unpack_ports(packed: Iterable[Mapping[str, Any]]) -> tuple[Port, ...]:

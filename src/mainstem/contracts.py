@@ -51,7 +51,8 @@ class GraphSpec:
     """A graph before it is written: a torch module that maps a dict of tensors to a dict of tensors, or finished ONNX.
 
     `inputs` and `outputs` name and shape both sides; `weights_id` is the id of what it computes, filled in by whoever
-    owns the weights ("" until then).
+    owns the weights ("" until then). `adapter`: the input whose low-rank adapter it runs with, "" for none; `adapter_id` that of its
+    weights, which `weights_id` leaves out.
     """
 
     inputs: tuple[Port, ...]
@@ -59,6 +60,12 @@ class GraphSpec:
     module: Any = None
     proto: bytes = b""
     weights_id: str = ""
+    adapter: str = ""
+    adapter_id: str = ""
+
+
+# The input of graphs that can run with adapters: which of them a row takes, 0 for none. The runtime adds it, a file has no such input.
+ADAPTER = Port("adapter", "int64", ("row",), optional=True)
 
 
 class Kept:

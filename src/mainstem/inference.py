@@ -169,14 +169,16 @@ class Pipeline:
 
     def start(self, batch: Batch, options: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()) -> Coroutine:
         """The task's coroutine for this batch, for whoever drives it."""
-        return self.task.predict(batch, self.artifact.state, {**self.task.options, **(options or {})}, _generators(batch, seeds))
+        return self.task.predict(
+            batch, self.artifact.state, {**self.task.options, **(options or {})}, _Generators(seeds or [0] * batch.examples)
+        )
 
     def judge(self, batch: Batch, seeds: Sequence[int] = ()) -> Coroutine:
         """The coroutine of evaluation, for a batch of examples with their answers where the task `judges`."""
         if not self.judges:
             return self.start(batch, None, seeds)
         task: Any = self.task
-        made: Coroutine = task.judge(batch, self.artifact.state, _generators(batch, seeds))
+        made: Coroutine = task.judge(batch, self.artifact.state, _Generators(seeds or [0] * batch.examples))
         return made
 
     def predict_table(self, table: Table, runner: Runner, options: Mapping[str, Any] | None = None, emit: Listen | None = None) -> Answers:
@@ -310,9 +312,20 @@ def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in joined]
 
 
-def _generators(batch: Batch, seeds: Sequence[int]) -> list[np.random.Generator]:
-    """One an example."""
-    return [np.random.default_rng(seed) for seed in seeds or [0] * batch.examples]
+class _Generators(Sequence[np.random.Generator]):
+    """One an example, made when it is asked for: most tasks draw nothing, and making one takes longer than decoding a row."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds, self._made = seeds, dict[int, np.random.Generator]()
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, example: Any) -> Any:
+        seed = self._seeds[example]  # beyond the last one it ends, as a sequence does
+        if example not in self._made:
+            self._made[example] = np.random.default_rng(seed)
+        return self._made[example]
 
 
 def _placed(emit: Listen, places: Sequence[int] | Array) -> Listen:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from mainstem import artifact, registry
 from mainstem.artifact import Input
-from mainstem.contracts import Backbone, Batch, Feature, GraphSpec, Info, Port, Ref, State, Task
+from mainstem.contracts import ADAPTER, Backbone, Batch, Feature, GraphSpec, Info, Port, Ref, State, Task
 
 
 class BackboneNet(torch.nn.Module):
@@ -115,7 +116,31 @@ def specs(networks: Networks, task: Task, state: State, sample: Batch) -> dict[s
             inputs += (Port(name, "float32" if array.dtype == np.float64 else str(array.dtype), _axes(array)),)
         known["head"] = GraphSpec(inputs, _dry_run(networks.modules["head"], inputs), module=networks.modules["head"])
     made = task.graphs(networks.modules, known, state)
-    return {name: replace(spec, weights_id=identify(name, spec, networks, task)) for name, spec in made.items()}
+    return {name: _adapted(replace(spec, weights_id=identify(name, spec, networks, task)), networks) for name, spec in made.items()}
+
+
+def _adapted(spec: GraphSpec, networks: Networks) -> GraphSpec:
+    """The graph with the input that chooses an adapter where its backbone can take one, and with the adapter that it has."""
+    for each in networks.inputs:
+        net = networks.modules.get(f"backbone.{each.name}")
+        if not isinstance(net, BackboneNet) or spec.module is None or net.module not in set(spec.module.modules()):
+            continue
+        if each.adapt == "lora":
+            from mainstem.nn import lora
+
+            return replace(spec, inputs=(*spec.inputs, ADAPTER), adapter=each.name, adapter_id=lora.adapter_id(net.module))
+        if net.info.slots:
+            return replace(spec, inputs=(*spec.inputs, ADAPTER))
+    return spec
+
+
+@contextmanager
+def without_adapters(module: torch.nn.Module) -> Iterator[None]:
+    """The module over the weights of its backbones alone, while this is held: what is written as its graph."""
+    from mainstem.nn import lora
+
+    with lora.without(module):
+        yield
 
 
 def _dry_run(module: torch.nn.Module, inputs: Sequence[Port]) -> tuple[Port, ...]:
@@ -132,7 +157,7 @@ def _dry_run(module: torch.nn.Module, inputs: Sequence[Port]) -> tuple[Port, ...
 
 
 def identify(name: str, spec: GraphSpec, networks: Networks, task: Task) -> str:
-    """weights_id of one graph: of a backbone the same for all tasks, of the others the task's own."""
+    """weights_id of one graph: of a backbone the same for all tasks, whatever their adapters, of the others the task's own."""
     config: Any = {"outputs": [p.name for p in spec.outputs]}
     ref = networks.refs.get(name.removeprefix("backbone."))
     if name.startswith("backbone.") and ref:
@@ -142,7 +167,7 @@ def identify(name: str, spec: GraphSpec, networks: Networks, task: Task) -> str:
     module = spec.module
     if module is None:
         return ""
-    return artifact.weights_id({n: to_numpy(t) for n, t in module.state_dict().items()}, config)
+    return artifact.weights_id({n: to_numpy(t) for n, t in module.state_dict().items() if ".lora_" not in n}, config)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -151,18 +176,25 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def weights(networks: Networks) -> dict[str, dict[str, bytes | Path]]:
-    """The files of the weights by folder: backbones/NAME/…, adapters/NAME/…, and "" for head.safetensors."""
-    result: dict[str, dict[str, bytes | Path]] = {}
+def adapters(networks: Networks) -> dict[str, bytes]:
+    """The files of the adapters, in PEFT's format: adapters/NAME/…"""
+    files: dict[str, bytes] = {}
     for each in networks.inputs:
-        if not each.backbone:
-            continue
-        net: Any = networks.modules[f"backbone.{each.name}"]
-        if each.adapt == "lora":
+        if each.backbone and each.adapt == "lora":
             from mainstem.nn import lora
 
-            result[f"adapters/{each.name}"] = lora.save(net.module)
-        result[f"backbones/{each.name}"] = net.plugin.save(net.module, networks.refs[each.name])
+            net: Any = networks.modules[f"backbone.{each.name}"]
+            files.update({f"adapters/{each.name}/{name}": content for name, content in lora.save(net.module).items()})
+    return files
+
+
+def weights(networks: Networks) -> dict[str, dict[str, bytes | Path]]:
+    """The files of the other weights by folder: backbones/NAME/…, and "" for head.safetensors."""
+    result: dict[str, dict[str, bytes | Path]] = {}
+    for each in networks.inputs:
+        if each.backbone:
+            net: Any = networks.modules[f"backbone.{each.name}"]
+            result[f"backbones/{each.name}"] = net.plugin.save(net.module, networks.refs[each.name])
     own = {
         f"{name}.{key}": to_numpy(t)
         for name, m in networks.modules.items()

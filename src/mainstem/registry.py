@@ -64,6 +64,12 @@ def names(kind: str) -> list[str]:
 
 def load(kind: str, name: str) -> ModuleType:
     """The module of one plug-in. An error inside the plug-in surfaces as itself, never as "unknown"."""
+    return _loaded(kind, name, tuple(sys.path))
+
+
+@cache
+def _loaded(kind: str, name: str, path: tuple[str, ...]) -> ModuleType:
+    """Kept by the path: a server looks the kind of every column up for every request."""
     name = ALIASES.get(name, name) if kind == "tasks" else name.replace("-", "_") if kind == "objectives" else name
     for entry in _third_party(kind):
         if entry.name == name:

@@ -525,21 +525,9 @@ def open_folder(folder: Path, cache: dict[str, Any] | None = None) -> tuple[Pipe
     """
     from mainstem.runtimes import onnx
 
-    pipeline = open_pipeline(folder)
-    with _understood(folder):
-        return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
-
-
-def open_pipeline(folder: Path) -> Pipeline:
-    """The pipeline alone, for whoever has its graphs run elsewhere."""
-    with _understood(folder):
-        return Pipeline(artifact.read(folder))
-
-
-@contextmanager
-def _understood(folder: Path) -> Iterator[None]:
     try:
-        yield
+        pipeline = Pipeline(artifact.read(folder))
+        return pipeline, onnx.runner(folder, pipeline.artifact.graphs, cache)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
         raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
 

@@ -186,7 +186,7 @@ def started(*arguments):
     finally:
         process.kill()
         process.wait(20)
-        if "reading" in locals():
+        with contextlib.suppress(NameError):
             reading.join(20)
         process.stderr.close()
 

@@ -9,7 +9,10 @@ import trials
 
 from mainstem.serve.scheduler import Scheduler
 
-PROMISE = "with a request of a hundred times the cost among a hundred small ones, small ones take at most twice their time, big ones at most five times theirs"
+PROMISE = (
+    "with a request of a hundred times the cost among a hundred small ones, "
+    "small ones take at most twice their time, big ones at most five times theirs"
+)
 
 
 def body(rng, rows=1):

@@ -198,23 +198,18 @@ def test_functions_of_the_front_that_stack_run_at_once_and_fail_alone():
                 raise ValueError("broken head")
             return [{"logits": arrays["x"] * function.weight, "more": arrays["x"]} for function, arrays in calls]
 
-    async def run():
-        scheduler = Scheduler()
-        heads = [scheduler.stacked(Head(weight), {"x": np.ones(1)}, ("logits",)) for weight in (1, 2, None, 3)]
-        return await asyncio.gather(*heads, return_exceptions=True)
+    async def run(weights):
+        bench = Bench()
+        Head.ran = 0
+        with bench.scheduler.ticket(bench.line, "a") as ticket:
+            asked = [bench.scheduler.stacked(Head(weight), {"x": np.ones(1)}, ("logits",), ticket) for weight in weights]
+            return await asyncio.gather(*asked, return_exceptions=True), Head.ran
 
-    answers = asyncio.run(run())
+    answers, _ = asyncio.run(run((1, 2, None, 3)))
     assert isinstance(answers[2], ValueError)
     assert [answer["logits"].item() for i, answer in enumerate(answers) if i != 2] == [1, 2, 3]
     assert set(answers[0]) == {"logits"}
-
-    async def twice():
-        scheduler = Scheduler()
-        Head.ran = 0
-        await asyncio.gather(*[scheduler.stacked(Head(weight), {"x": np.ones(1)}, ("logits",)) for weight in range(20)])
-        return Head.ran
-
-    assert asyncio.run(twice()) == 1
+    assert asyncio.run(run(range(20)))[1] == 1
 
 
 def test_padding_is_weighed_against_what_a_run_costs():

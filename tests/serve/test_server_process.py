@@ -17,7 +17,7 @@ import safetensors.numpy
 from mainstem.testing.faults import relist
 
 PROGRAM = "import json, sys; from mainstem.cli import main; code = main(sys.argv[1:]); print(json.dumps([code, sorted(sys.modules)]))"
-NEVER = ("torch", "transformers", "timm", "pandas", "sklearn", "onnx", "pyarrow", "matplotlib", "rich.progress")
+NEVER = ("onnxruntime", "torch", "transformers", "timm", "pandas", "sklearn", "onnx", "pyarrow", "matplotlib", "rich.progress")
 NEVER_OURS = ("training", "nn", "network", "backbones", "data.kinds", "data.leaks", "data.splits", "evaluation.intervals")
 
 

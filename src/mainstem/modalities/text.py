@@ -23,7 +23,7 @@ from mainstem.contracts import Array, Arrays, Json, Meta, State
 from mainstem.errors import MainstemError
 from mainstem.modalities.category import spell
 
-PORTION = 100_000  # characters that are tokenized at a time
+PORTION = 50_000  # characters that are tokenized at a time
 TOKENIZER = "tokenizer.json"  # its name in State.files
 _SPACE, _OTHER, _WORD, _CJK = 0, 1, 2, 3  # classes of code points
 _CHUNK = 1 << 17  # code points handled at once: small enough for the cache of the processor

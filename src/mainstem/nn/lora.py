@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mainstem import artifact
 from mainstem.errors import MainstemError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # what PEFT puts before every name
+CONFIG, WEIGHTS, PREFIX = artifact.ADAPTER_CONFIG, artifact.ADAPTER_WEIGHTS, artifact.ADAPTER_PREFIX
 
 
 class LoraLinear(nn.Linear):
@@ -48,12 +49,17 @@ class LoraLinear(nn.Linear):
         own = functional.linear(input, self.weight.T if self.transposed else self.weight, self.bias)
         return own + self.lora_B(self.lora_A(kept)) * (self.alpha / self.rank)
 
+    def base(self) -> Any:
+        """The layer without the adapter, over the same weights."""
+        layer: Any = _conv1d(self) if self.transposed else nn.utils.skip_init(nn.Linear, self.in_features, self.out_features)
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
     def plain(self) -> Any:
         """The layer with the adapter added to its weights."""
-        layer: Any = _conv1d(self) if self.transposed else nn.utils.skip_init(nn.Linear, self.in_features, self.out_features)
+        layer = self.base()
         added = self.lora_B.weight @ self.lora_A.weight * (self.alpha / self.rank)
         layer.weight = nn.Parameter((self.weight + (added.T if self.transposed else added)).detach(), requires_grad=False)
-        layer.bias = self.bias
         return layer
 
 
@@ -129,27 +135,36 @@ def save(module: nn.Module) -> dict[str, bytes]:
     return {CONFIG: (json.dumps(config, indent=1) + "\n").encode(), WEIGHTS: to_bytes(weights, metadata={"format": "pt"})}
 
 
+def adapter_id(module: nn.Module) -> str:
+    """Id of the adapter: its weights, and what their product is multiplied with."""
+
+    def weight(part: nn.Linear) -> Any:
+        return part.weight.detach().cpu().float().numpy()
+
+    layers = attached(module).items()
+    return artifact.Adapter({name: (weight(each.lora_A), weight(each.lora_B), each.alpha / each.rank) for name, each in layers}).adapter_id
+
+
 def load(module: nn.Module, folder: Path) -> nn.Module:
     """Attach the adapter of a folder in PEFT's format, its weights frozen. Returns the module.
 
     Raises MainstemError for a file that is missing or torn, a kind of adapter that is not LoRA on linear layers, or
     layers that the module does not have.
     """
-    config = _config(folder / CONFIG)
+    config, scale = artifact.adapter_config(folder), artifact.adapter_scale(folder)
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise MainstemError(f"the adapter cannot be read: {error}", where=str(folder / WEIGHTS)) from error
     layers = dict(module.named_modules())
-    names = sorted({_layer(key, folder) for key in weights})
+    names = sorted({artifact.adapter_layer(key, folder) for key in weights})
     for name in names:
         layer = layers.get(name)
         down, up = (weights.get(f"{PREFIX}{name}.{part}.weight") for part in ("lora_A", "lora_B"))
         if layer is None or not _is_linear(layer) or down is None or up is None or not _fits(layer, down, up):
             raise MainstemError(f"the adapter is of another model: it has no fitting layer '{name}'", where=str(folder))
         rank = down.shape[0]
-        alpha = float(config["lora_alpha"]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-        adapted = _put(module, name, LoraLinear(layer, rank, alpha, float(config.get("lora_dropout", 0.0))))
+        adapted = _put(module, name, LoraLinear(layer, rank, rank * scale(rank), float(config.get("lora_dropout", 0.0))))
         adapted.lora_A.weight.data.copy_(down)
         adapted.lora_B.weight.data.copy_(up)
     return module.requires_grad_(False)
@@ -162,6 +177,19 @@ def merge(module: nn.Module) -> nn.Module:
     return module
 
 
+@contextmanager
+def without(module: nn.Module) -> Iterator[None]:
+    """The module as it was before adapters were attached, while this is held: its graph is that of the backbone alone."""
+    layers = attached(module)
+    try:
+        for name, layer in layers.items():
+            _put(module, name, layer.base())
+        yield
+    finally:
+        for name, layer in layers.items():
+            _put(module, name, layer)
+
+
 def _fits(layer: Any, down: Tensor, up: Tensor) -> bool:
     shape = (up.shape[0], down.shape[1])
     return bool(layer.weight.shape == (shape[::-1] if _is_conv1d(layer) else shape))
@@ -171,27 +199,3 @@ def _put(module: nn.Module, name: str, layer: Any) -> Any:
     parent, _, last = name.rpartition(".")
     setattr(module.get_submodule(parent), last, layer.train(module.training))
     return layer
-
-
-def _layer(key: str, folder: Path) -> str:
-    """The layer that a weight of the adapter belongs to."""
-    name, _, part = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-    if not key.startswith(PREFIX) or part not in ("lora_A", "lora_B"):
-        raise MainstemError(f"the adapter holds '{key}', which is no LoRA of a linear layer", where=str(folder))
-    return name
-
-
-def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-        if config["peft_type"] != "LORA":
-            raise MainstemError(f"the adapter is of the kind {config['peft_type']}, not LORA", where=str(path))
-        float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MainstemError("this is no adapter_config.json of PEFT", where=str(path)) from error
-    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
-        if config.get(key):
-            raise MainstemError(f"adapters with '{key}' cannot be loaded", where=str(path))
-    if config.get("bias", "none") != "none":
-        raise MainstemError("adapters that train biases cannot be loaded", where=str(path))
-    return config

@@ -19,6 +19,21 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Bound:
+    """A shared function as one model calls it: with `rows`, inputs that hold one value of the model's own in every row.
+
+    Calls of different models may be joined by their `function` once each has its rows. `close` gives up what the model has beside it.
+    """
+
+    def __init__(self, function: Function, rows: Mapping[str, int], close: Callable[[], None] = lambda: None) -> None:
+        self.function, self.rows, self.close = function, dict(rows), close
+
+    def __call__(self, arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
+        """Run the function on these arrays and the rows."""
+        filled = {name: np.full(len(arrays[name]) if name in arrays else 1, value, np.int64) for name, value in self.rows.items()}
+        return self.function({**arrays, **filled}, wanted)
+
+
 class GraphRunner:
     """A Runner over functions by graph name: a torch module, a predictor's own library, an ONNX session."""
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import threading
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache as kept
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from mainstem.contracts import Array, Arrays, GraphSpec
+from mainstem.artifact import Adapter, inside, read_adapter
+from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
-from mainstem.runtimes._calls import Function, GraphRunner, threads
+from mainstem.runtimes import _lowrank, linear
+from mainstem.runtimes._calls import Bound, Function, GraphRunner, threads
 from mainstem.runtimes._protobuf import has_external_data
 
 OPSET = 18
@@ -35,11 +40,12 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
     import onnx
     import torch
 
-    names = [port.name for port in spec.inputs]
+    inner = [port for port in spec.inputs if port.name != ADAPTER.name]
+    names = [port.name for port in inner]
     outputs = [port.name for port in spec.outputs]
     tensors = tuple(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names)
     taken = [_TAKEN + name if name in outputs else name for name in names]
-    ports = zip((*taken, *outputs), (*spec.inputs, *spec.outputs), strict=True)
+    ports = zip((*taken, *outputs), (*inner, *spec.outputs), strict=True)
     axes = {name: _dynamic(port.axes) for name, port in ports}
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -113,10 +119,7 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
     Raises MainstemError where it holds external data or is not a graph.
     """
     try:
-        if has_external_data(data):
-            raise MainstemError(
-                "this graph keeps tensors outside its file, which is refused", where=where, do="Export it as a single file."
-            )
+        _refuse_external(data, where)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads()
@@ -132,6 +135,11 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
         raise MainstemError(f"this is not a graph that ONNX Runtime can read: {reason}", where=where) from None
 
 
+def _refuse_external(data: bytes, where: str) -> None:
+    if has_external_data(data):
+        raise MainstemError("this graph keeps tensors outside its file, which is refused", where=where, do="Export it as a single file.")
+
+
 def function(made: onnxruntime.InferenceSession) -> Function:
     """A session as a function on arrays."""
 
@@ -144,30 +152,128 @@ def function(made: onnxruntime.InferenceSession) -> Function:
     return run
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A session, and the adapters beside it. Never changed: a call that runs goes on with the one that it began with."""
+
+    run: Function
+    sizes: Mapping[str, tuple[int, int]]
+    groups: tuple[_lowrank.Group, ...]
+    adapters: Mapping[int, Adapter]
+    banks: Arrays
+    without: Arrays  # banks of rank 0
+
+    def holding(self, adapters: Mapping[int, Adapter]) -> _Loaded:
+        """The same session beside these adapters."""
+        return replace(self, adapters=adapters, banks=_lowrank.stack(self.groups, self.sizes, list(adapters.values())))
+
+    def places(self, rows: Array) -> Array:
+        """The places in the banks of these adapters; one for all rows where they have the same."""
+        numbers = rows.tolist()
+        if gone := set(numbers) - self.adapters.keys() - {0}:
+            raise MainstemError(f"the adapter {min(gone)} is no longer loaded", do="Ask again.")
+        place = {number: i for i, number in enumerate(self.adapters, 1)} | {0: 0}
+        distinct = set(numbers)
+        return np.array([place[number] for number in (distinct if len(distinct) == 1 else numbers)], np.int64)
+
+
+class Graph:
+    """A graph in memory as a function that all models of equal bytes share; adapters come to it and go while it runs.
+
+    Its input "adapter" [row] says which of them a row takes, 0 for none.
+    """
+
+    def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None) -> None:
+        """Raises MainstemError where the bytes are no graph, or have no place for the adapter."""
+        self.where = where
+        self._changing = threading.Lock()
+        self._numbers = itertools.count(1)  # never given twice: a call that waits must not meet another's adapter
+        self._loaded = self._load(data, _lowrank.sizes_of(adapter) if adapter else {})
+
+    def __call__(self, arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
+        """The wanted outputs."""
+        loaded = self._loaded
+        if not loaded.groups:
+            return loaded.run(arrays, wanted)
+        rows = arrays.get(ADAPTER.name, _NONE)
+        banks, places = (loaded.banks, loaded.places(rows)) if rows.any() else (loaded.without, _NONE)
+        return loaded.run({**arrays, **banks, _lowrank.ROWS: places}, wanted)
+
+    def add(self, adapter: Adapter, data: bytes) -> int:
+        """The number under which rows may take the adapter from now on. data: the graph's bytes, read again where a layer is new to it."""
+        with self._changing:
+            loaded, sizes = self._loaded, _lowrank.sizes_of(adapter)
+            if not sizes.items() <= loaded.sizes.items():
+                loaded = self._load(data, {**loaded.sizes, **sizes})
+            number = next(self._numbers)
+            self._loaded = loaded.holding({**self._loaded.adapters, number: adapter})
+            return number
+
+    def remove(self, number: int) -> None:
+        """Give up an adapter; calls that wait for it fail, those that run end as they began."""
+        with self._changing:
+            self._loaded = self._loaded.holding({n: adapter for n, adapter in self._loaded.adapters.items() if n != number})
+
+    def _load(self, data: bytes, sizes: Mapping[str, tuple[int, int]]) -> _Loaded:
+        groups: tuple[_lowrank.Group, ...] = ()
+        if sizes:
+            try:
+                _refuse_external(data, self.where)
+                data, groups = _lowrank.branch(data, sizes, self.where)
+            except (ValueError, IndexError, StopIteration) as error:
+                raise MainstemError(f"this is not a graph that can be adapted: {error}", where=self.where) from error
+        run = function(session(data, self.where))
+        return _Loaded(run, sizes, groups, {}, {}, _lowrank.stack(groups, sizes, []))
+
+
+_NONE = np.zeros(1, np.int64)  # no adapter, in all rows
+
+
 def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None) -> GraphRunner:
     """A Runner over the graphs of a model folder. Graphs of equal bytes share one session through `cache`.
 
     By bytes, not by `weights_id`: that is what a folder says of itself, and one that claims another model's id must not answer for it.
     """
-    paths = {name: Path(folder) / "onnx" / f"{name}.onnx" for name in specs}
-    made = functions({name: path.read_bytes() for name, path in paths.items()}, {name: str(path) for name, path in paths.items()}, cache)
-    return GraphRunner(made, specs)
+    folder = Path(folder)
+    paths = {name: folder / "onnx" / f"{name}.onnx" for name in specs}
+    adapters = {name: _adapter(folder, spec) for name, spec in specs.items() if spec.adapter}
+    graphs = {name: path.read_bytes() for name, path in paths.items()}
+    return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters), specs)
+
+
+def _adapter(folder: Path, spec: GraphSpec) -> Adapter:
+    adapter = read_adapter(inside(folder, f"adapters/{spec.adapter}"))
+    if adapter.adapter_id != spec.adapter_id:
+        raise MainstemError(f"the adapter '{spec.adapter}' is another one than the model was made with", where=str(folder))
+    return adapter
 
 
 def functions(
-    graphs: Mapping[str, bytes], where: Mapping[str, str] | None = None, cache: dict[str, Function] | None = None
+    graphs: Mapping[str, bytes],
+    where: Mapping[str, str] | None = None,
+    cache: dict[str, Function] | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
 ) -> dict[str, Function]:
-    """A function for each graph but those "NAME.shared", whose outputs become further inputs of NAME. `where`: files, for messages."""
-    where, cache = where or {}, {} if cache is None else cache
-    made = {}
+    """A function for each graph but those "NAME.shared", whose outputs become further inputs of NAME. `where`: files, for messages.
+
+    A graph with an adapter is `Bound` to it: the Graph itself is shared with the models that have another, or none.
+    """
+    where, cache, adapters = where or {}, {} if cache is None else cache, adapters or {}
+    made: dict[str, Function] = {}
     for name in (name for name in graphs if not name.endswith(SHARED)):
-        shared = f"{name}{SHARED}"
-        key = hashlib.sha256(graphs[name] + graphs.get(shared, b"")).hexdigest()
+        shared, adapter, data = f"{name}{SHARED}", adapters.get(name), graphs[name]
+        key = hashlib.sha256(data + graphs.get(shared, b"")).hexdigest()
         if key not in cache:
-            alone = function(session(graphs[name], where.get(name, "")))
+            whole = None if adapter or shared in graphs else linear.read(data)
+            alone = whole or Graph(data, where.get(name, ""), adapter)
             cache[key] = _with_shared(alone, graphs[shared], where.get(shared, "")) if shared in graphs else alone
-        made[name] = cache[key]
+        made[name] = _bound(cache[key], adapter, data) if adapter else cache[key]
     return made
+
+
+def _bound(graph: Any, adapter: Adapter, data: bytes) -> Bound:
+    number = graph.add(adapter, data)
+    return Bound(graph, {ADAPTER.name: number}, lambda: graph.remove(number))
 
 
 def _with_shared(inner: Function, data: bytes, where: str) -> Function:

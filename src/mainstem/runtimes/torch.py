@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mainstem.contracts import Array, Arrays, GraphSpec
+from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.runtimes._calls import Function, GraphRunner
 
 
@@ -20,7 +20,8 @@ def function(module: Any) -> Function:
         module.eval()
         try:
             with torch.inference_mode():
-                outputs = module({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+                tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items() if name != ADAPTER.name}
+                outputs = module(tensors)
         finally:
             module.train(training)
         return {name: outputs[name].numpy() for name in wanted}

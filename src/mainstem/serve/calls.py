@@ -20,6 +20,7 @@ from mainstem.serve.engine import Answered, Part, Ports
 if TYPE_CHECKING:
     from mainstem.serve.line import Line
 
+PLAIN = 4096  # bytes of an array that is compared as it is
 HASHED = 1 << 20  # bytes of an array that is hashed to find identical calls; larger ones must be the same object
 
 
@@ -70,7 +71,7 @@ class Held(Kept):
     ) -> None:
         super().__init__({}, ports)
         self.line, self.handle, self.shapes, self.picked, self.root = line, handle, shapes, picked, root
-        self.life = line.life if root is None else root.life
+        self.life: int = line.life if root is None else root.life
         if root is None:
             weakref.finalize(self, line.free, handle, line.life).atexit = False
 
@@ -140,16 +141,16 @@ class Asked:
 
     def digest(self, most: int = HASHED) -> Hashable:
         """Equal for identical calls. Arrays above `most` bytes are identical where they are the same object."""
-        digest = hashlib.blake2b(digest_size=16)
-        large: list[Hashable] = []
+        told: list[Hashable] = [*self.graph.rows.items()]
         for name, array in sorted(self.arrays.items()):
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            if array.nbytes > most:
-                large.append(id(array))
-            else:
-                digest.update(np.ascontiguousarray(array).data if array.size else b"")
-        caches = tuple((each.handle, None if each.picked is None else each.picked.tobytes()) for each in self.held)
-        return digest.digest(), tuple(large), caches, tuple(self.graph.rows.items())
+            data: Hashable = id(array)
+            if array.nbytes <= min(most, PLAIN):
+                data = array.tobytes()
+            elif array.nbytes <= most:
+                data = hashlib.blake2b(array.tobytes(), digest_size=16).digest()
+            told.append((name, array.dtype.str, array.shape, data))
+        told += ((each.handle, None if each.picked is None else each.picked.tobytes()) for each in self.held)
+        return tuple(told)
 
     def part(self) -> Part:
         """What the engine is handed."""

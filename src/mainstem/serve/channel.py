@@ -25,10 +25,7 @@ _MARK = b"ms01"
 _LENGTHS = struct.Struct("<4sIQ")
 _ALIGNED = 16
 MOST_HEADER, MOST_BODY = 64 << 20, 8 << 30
-_DTYPES = {
-    name: np.dtype(name)
-    for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
-}
+_DTYPES = {code: np.dtype(code) for code in ("|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")}
 
 
 class BrokenChannel(Exception):
@@ -38,11 +35,11 @@ class BrokenChannel(Exception):
 def pack(header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> list[Any]:
     """A message as pieces of bytes, to be sent one after the other."""
     held = [np.ascontiguousarray(array) if array.ndim else array.copy() for array in arrays]
-    data = orjson.dumps({**header, "arrays": [(array.dtype.name, array.shape) for array in held]})
+    data = orjson.dumps({**header, "arrays": [(array.dtype.str, array.shape) for array in held]})
     data += b" " * (-len(data) % _ALIGNED)
     body: list[Any] = []
     for array in held:
-        if array.dtype.name not in _DTYPES:
+        if array.dtype.str not in _DTYPES:
             raise TypeError(f"arrays of {array.dtype} are not sent")
         body.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
         body.append(bytes(-array.nbytes % _ALIGNED))

@@ -81,7 +81,10 @@ class Engine:
 
         specs = {name: _spec(*ports) for name, ports in graphs.items()}
         with self._lock:
-            functions = onnx.runner(folder, specs, self._sessions).functions
+            try:
+                functions = onnx.runner(folder, specs, self._sessions).functions
+            except (OSError, KeyError, ValueError) as error:
+                raise MainstemError(f"a graph cannot be read ({type(error).__name__}: {error})", where=str(folder)) from error
             opened: dict[str, tuple[int, dict[str, int]]] = {}
             for name, ports in graphs.items():
                 shared = getattr(functions[name], "function", functions[name])
@@ -152,8 +155,7 @@ class Engine:
 
 
 def _spec(inputs: tuple[Port, ...], outputs: tuple[Port, ...], adapter: str) -> GraphSpec:
-    more: dict[str, Any] = {"adapter": adapter} if adapter else {}
-    return GraphSpec(inputs, outputs, **more)
+    return GraphSpec(inputs, outputs, adapter=adapter)
 
 
 # --- the process --------------------------------------------------------------------------------------------------------

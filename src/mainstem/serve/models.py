@@ -20,17 +20,21 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from mainstem import artifact, files, seal
-from mainstem.contracts import Call, Emit, Rows
+from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
-from mainstem.runtimes._calls import threads
+from mainstem.runtimes import linear
+from mainstem.runtimes._calls import prepare, threads
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
-from mainstem.serve.scheduler import Cancelled, Scheduler, Ticket
+from mainstem.serve.scheduler import Cancelled, EngineGone, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
+PATIENCE = 0.02  # seconds of a request before it is looked whether its client is still there
+SMALL = 8 << 20  # bytes of a graph that may be a head
+ATTEMPTS = 3  # at replaying a model whose engine ends meanwhile
 
 __all__ = ["Answers", "Cancelled", "Models", "NotReady", "Served"]
 
@@ -59,6 +63,7 @@ class Served:
     digest: str
     state: str = WAITING
     graphs: dict[str, Graph] = field(default_factory=dict)
+    heads: dict[str, linear.Linear] = field(default_factory=dict)  # graphs that the front computes itself
     under_way: int = 0
     over: Callable[[], None] | None = None  # once nothing is under way any more
 
@@ -87,6 +92,9 @@ class Served:
 
     def asked(self, call: Call, ticket: Ticket) -> asyncio.Future[dict[str, Any]]:
         """Start a call for a request."""
+        if head := self.heads.get(call.graph):
+            spec = self.pipeline.artifact.graphs[call.graph]
+            return self.scheduler.stacked(head, prepare(call, spec), call.outputs or tuple(port.name for port in spec.outputs), ticket)
         return self.scheduler.ask(self.graphs[call.graph], call, ticket)
 
     async def predict(
@@ -126,9 +134,9 @@ class Served:
 
     async def open(self) -> None:
         """Have its graphs loaded. Raises MainstemError where one cannot be read."""
-        ports: dict[str, Ports] = {
-            name: (spec.inputs, spec.outputs, getattr(spec, "adapter", "")) for name, spec in self.pipeline.artifact.graphs.items()
-        }
+        specs = self.pipeline.artifact.graphs
+        self.heads = await asyncio.to_thread(_heads, self.folder, specs)
+        ports: dict[str, Ports] = {n: (spec.inputs, spec.outputs, spec.adapter) for n, spec in specs.items() if n not in self.heads}
 
         def heard(opened: Opened) -> None:
             for name, (number, rows) in opened.items():
@@ -148,6 +156,14 @@ class Served:
 
     def replay(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the golden rows again, from a thread beside the event loop. Raises seal.Mismatch where they differ."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._replay(loop)
+            except EngineGone:  # meanwhile: another takes its place
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def _replay(self, loop: asyncio.AbstractEventLoop) -> None:
         recorded = seal.read(self.folder)
         if recorded.columns is None:
             self.state = UNREPLAYED
@@ -172,6 +188,13 @@ class Served:
         self.state = REPLAYED
 
 
+def _heads(folder: Path, specs: Mapping[str, GraphSpec]) -> dict[str, linear.Linear]:
+    """The graphs that are linear heads: small ones, which are not worth a way to the engine and back."""
+    paths = {name: folder / "onnx" / f"{name}.onnx" for name, spec in specs.items() if not spec.adapter and f"{name}.shared" not in specs}
+    small = {name: path.read_bytes() for name, path in paths.items() if path.exists() and path.stat().st_size <= SMALL}
+    return {name: head for name, data in small.items() if (head := linear.read(data))}
+
+
 @contextmanager
 def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
     """Fail the ticket once whoever asked has gone."""
@@ -182,11 +205,14 @@ def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
                 pass
         ticket.fail(Cancelled())
 
-    watch = asyncio.create_task(until_gone()) if request else None
+    started: list[asyncio.Task[None]] = []
+    later = asyncio.get_running_loop().call_later(PATIENCE, lambda: started.append(asyncio.create_task(until_gone()))) if request else None
     try:
         yield
     finally:
-        if watch:
+        if later:
+            later.cancel()
+        for watch in started:
             watch.cancel()
 
 
@@ -266,8 +292,10 @@ class Models:
         artifact.check(folder)
         manifest = (folder / files.MANIFEST).read_bytes()
         artifact.safe_name(name, "model name")
-        pipeline = seal.open_pipeline(folder)
-        hashes = json.loads(manifest)["files"]
+        try:
+            pipeline, hashes = Pipeline(artifact.read(folder)), json.loads(manifest)["files"]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
+            raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
         backbones = {hashes.get(f"onnx/{graph}.onnx", "") for graph in pipeline.artifact.graphs if graph != "head"}
         version = self._versions[name] = self._versions.get(name, 0) + 1
         number, digest = next(self._numbers), hashlib.sha256(manifest).hexdigest()
@@ -303,15 +331,13 @@ class Models:
         self._loop = asyncio.get_running_loop()
         try:
             for line in list(self.lines):
-                await self._start(line)
+                await _start(self.scheduler, line)
             threading.Thread(target=self.replay, args=(failed,), name="replay", daemon=True).start()
             yield
         finally:
+            self.draining = True
             for line in self.lines:
                 await line.engine.stop()
-
-    async def _start(self, line: Line) -> None:
-        await line.engine.start(lambda: self.scheduler.soon(line), lambda: self.scheduler.gone(line))
 
     def replay(self, failed: Callable[[Exception], None] = lambda error: None) -> None:
         """Load and replay them, from a thread beside the event loop; `failed` hears of each that differs, and the others go on."""
@@ -324,7 +350,8 @@ class Models:
                 served.replay(loop)
             except Exception as error:  # a model that breaks in any way must not be served
                 served.state = str(error)
-                failed(error)
+                if not self.draining:
+                    failed(error)
         self.done.set()
 
     async def load(self, name: str, folder: Path | str) -> Served:
@@ -337,7 +364,7 @@ class Models:
             served = await asyncio.to_thread(self._prepared, name, folder)
             try:
                 if served.line not in lines:
-                    await self._start(served.line)
+                    await _start(self.scheduler, served.line)
                 await served.open()
                 await asyncio.to_thread(served.replay, asyncio.get_running_loop())
             except BaseException:
@@ -387,3 +414,7 @@ class Models:
         """End the engines of a server that does not come to run."""
         for line in self.lines:
             line.engine.kill()
+
+
+async def _start(scheduler: Scheduler, line: Line) -> None:
+    await line.engine.start(lambda: scheduler.soon(line), lambda: scheduler.gone(line))

@@ -29,7 +29,7 @@ class Limits:
     body: int = 32 << 20
     line: int = 8 << 20
     rows: int = MOST_ROWS
-    text: int = 100_000
+    text: int = 50_000
     pixels: int = MOST_PIXELS
     timeout: float = 60.0
 

@@ -22,7 +22,7 @@ from mainstem.serve.costs import LONGEST
 from mainstem.serve.engine import Answered
 from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 
-QUEUE = 1.0  # seconds that a request may wait for its turn; one that would wait longer is refused
+QUEUE = 3.0  # seconds that a request may wait for its turn; one that would wait longer is refused
 TIMEOUT = 30.0  # seconds that a request may take in all
 MOST_REQUESTS = 1000  # under way at a time
 UNKNOWN_PARTS = 6  # of a call whose cost is not known yet: from these it is learned
@@ -200,8 +200,10 @@ class Scheduler:
                 return asyncio.ensure_future(_joined(asked, order, [self._wait_for(part, ticket) for part in parts]))
         return self._wait_for(asked, ticket)
 
-    def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...]) -> asyncio.Future[Answer]:
+    def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...], ticket: Ticket) -> asyncio.Future[Answer]:
         """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
+        if ticket.failure is not None:
+            raise ticket.failure
         if not self._stack:
             asyncio.get_running_loop().call_soon(self._run_stack)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -119,7 +119,7 @@ class _Process(asyncio.Protocol):
         self.pending: dict[int, tuple[asyncio.Future[Any], float]] = {}
         self.numbers = itertools.count(1)
         self.heard_at, self.alive = time.monotonic(), False
-        self.beaten: Callable[[], None] = lambda: None
+        self.freed: deque[int] = deque()  # handles to let go of, with the next beat
         self.ended: Callable[[], None] = lambda: None
 
     def send(self, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> asyncio.Future[Any]:
@@ -164,8 +164,8 @@ class _Process(asyncio.Protocol):
                 waiting = self.pending.pop(told.get("id", 0), None)
                 if waiting and not waiting[0].done():
                     waiting[0].set_result((told, arrays))
-                elif "beat" in told:
-                    self.beaten()
+                elif "beat" in told and self.freed:
+                    self.tell({"do": "free", "handles": [self.freed.popleft() for _ in range(len(self.freed))]})
         except channel.BrokenChannel:
             self.kill()
 
@@ -185,8 +185,7 @@ class Remote:
         self.lanes, self.check, self.command, self.up = lanes, check, command, False
         self.restarts = 0
         self._models: dict[int, _Opening] = {}
-        self._freed: deque[int] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._down_since, self._took = time.monotonic(), 1.0  # seconds that a start takes
         self._process = _Process(command, lanes)  # at once: it imports what it needs while others are still busy
 
@@ -204,20 +203,17 @@ class Remote:
         self._changed, self._gone = changed, gone
         await self._connect()
         self.up = True
-        self._spawn(self._watch())
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _connect(self) -> None:
         process = self._process
-        process.beaten, process.ended = self._beaten, self._ended
+        process.ended = self._ended
         await asyncio.get_running_loop().create_connection(lambda: process, sock=process.ours)
 
     async def open(self, model: int, folder: Path, graphs: Mapping[str, Ports], heard: Callable[[Opened], None]) -> None:
         """Load the graphs of a model; `heard` takes what `Engine.open` tells, here and whenever they are loaded again."""
+        while not self.up:
+            await asyncio.sleep(0.05)
         began = time.monotonic()
         await self._load(model, opening := _Opening(folder, graphs, heard))
         self._models[model] = opening
@@ -255,18 +251,13 @@ class Remote:
 
     def free(self, handle: int) -> None:
         """Let go of what was kept, with the next beat. May be called from any thread."""
-        self._freed.append(handle)
-
-    def _beaten(self) -> None:
-        if handles := [self._freed.popleft() for _ in range(len(self._freed))]:
-            self._process.tell({"do": "free", "handles": handles})
+        self._process.freed.append(handle)
 
     def _ended(self) -> None:
         if self.up:
             self.up, self._down_since = False, time.monotonic()
-            self._freed.clear()
             self._gone()
-            self._spawn(self._restart())
+            self._tasks = [self._tasks[0], asyncio.create_task(self._restart())]
 
     async def _restart(self) -> None:
         pause = 0.0
@@ -281,22 +272,18 @@ class Remote:
                 self._process = _Process(self.command, self.lanes)
                 await self._connect()
                 for model, opening in list(self._models.items()):
-                    await self._reload(model, opening)
+                    try:
+                        await asyncio.to_thread(self.check, model)
+                        await self._load(model, opening)
+                    except EngineGone:
+                        raise
+                    except MainstemError:  # it stays out, and the others are served
+                        self._models.pop(model, None)
             except (OSError, EngineGone):
                 continue
             self._took = time.monotonic() - began
             self.up = True
         self._changed()
-
-    async def _reload(self, model: int, opening: _Opening) -> None:
-        """Load a model again; one that is not what it was stays out, and the others are served."""
-        try:
-            await asyncio.to_thread(self.check, model)
-            await self._load(model, opening)
-        except EngineGone:
-            raise
-        except MainstemError:
-            self._models.pop(model, None)
 
     async def _watch(self) -> None:
         """Kill it where it gives no sign of life, or where a run does not end: its place is then taken as after any death."""
@@ -318,7 +305,7 @@ class Remote:
     async def stop(self) -> None:
         """End the process."""
         self.up = False
-        for task in list(self._tasks):
+        for task in self._tasks:
             task.cancel()
         if self._process.transport:
             self._process.transport.abort()

@@ -63,7 +63,21 @@ def bare(path: Path, fitted: Fitted, rows: Rows) -> None:
 def _add_contents(folder: files.Folder, fitted: Fitted, recorded: Any) -> None:
     artifact.write_contents(folder, fitted.artifact)
     for name, spec in fitted.artifact.graphs.items():
-        folder.add(f"onnx/{name}.onnx", onnx.write(spec, _example(spec, recorded.examples.get(name, {}))))
+        example = _example(spec, recorded.examples.get(name, {}))
+        folder.add(f"onnx/{name}.onnx", _base(spec, example) if spec.adapter else onnx.write(spec, example))
+    if any(spec.adapter for spec in fitted.artifact.graphs.values()):
+        from mainstem import network
+
+        for place, content in network.adapters(fitted.networks).items():
+            folder.add(place, content)
+
+
+def _base(spec: GraphSpec, example: Arrays) -> bytes:
+    """The graph over the weights of the backbone alone: all that adapt it ship the same."""
+    from mainstem import network
+
+    with network.without_adapters(spec.module):
+        return onnx.write(spec, example)
 
 
 def _add_weights(folder: files.Folder, fitted: Fitted) -> None:
