@@ -4,10 +4,14 @@ import csv
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import small_bert
+from PIL import Image
 from small_gpt import sentences, writing
 
 import mainstem as ms
+from mainstem import api
 
 
 def flats(path: Path, rows: int = 160) -> Path:
@@ -48,6 +52,50 @@ def writer_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     """A small GPT that continues sentences."""
     rows = [{"text": text} for text in sentences()]
     return ms.train(rows, task="generation", config=writing("text"), out=tmp_path_factory.mktemp("runs") / "writer")
+
+
+def shades(folder: Path, count: int = 30) -> Path:
+    """A folder of two class folders of pictures of 8 × 8 pixels: bright above, or bright below."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 90, (8, 8, 3))
+        pixels[slice(4) if i % 2 else slice(4, 8)] += 150
+        place = folder / ("above" if i % 2 else "below")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
+    """A classification of pictures by a small network."""
+    folder = tmp_path_factory.mktemp("runs")
+    network = {"name": "image", "columns": ["image"], "backbone": "cnn", "settings": {"size": 8, "width": 4, "depth": 1}}
+    config = {"candidates": [{"name": "cnn", "inputs": [network], "training": {"epochs": 2, "batch_size": 12}}]}
+    return ms.train(shades(folder / "pictures"), "label", config=config, out=folder / "pixels")
+
+
+@pytest.fixture(scope="session")
+def mood_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
+    """A classification of short texts, English and Chinese, with Chinese labels."""
+    rng = random.Random(3)
+    words = {"好评": ["fine", "lovely", "warm", "很好", "喜欢"], "差评": ["poor", "cold", "dull", "很差", "失望"]}
+    rows = [{"text": f"{' '.join(rng.sample(words[mood], 3))} {i}", "mood": mood} for i in range(40) for mood in words]
+    network = {"name": "text", "columns": ["text"], "backbone": "ngram", "settings": {"buckets": 256, "dim": 8}}
+    config = {"candidates": [{"name": "ngram", "inputs": [network], "training": {"epochs": 6, "lr": 0.02}}]}
+    return ms.train(rows, "mood", inputs=["text"], config=config, out=tmp_path_factory.mktemp("runs") / "mood")
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT as the hub keeps it."""
+    return small_bert.save(tmp_path_factory.mktemp("hub") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def embedder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ms.Model:
+    """The same, exported alone."""
+    return api.export(f"hf:{encoder_folder}", tmp_path_factory.mktemp("embedder") / "model")
 
 
 LONGEST = ("test_readme.py", "test_demo.py", "test_base_install.py")

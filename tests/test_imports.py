@@ -45,8 +45,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "serve": (MEASURING, {"data"}),  # an uploaded file is read as any file
     "api": (GROUND | {"artifact"}, ALL - {"cli", "network", "nn"}),
     "sklearn": (GROUND | {"modalities"}, {"api", "data", "seal", "training"}),
+    "client": ({"errors"}, {"data"}),  # rows are read as anywhere
     "cli": ({"errors", "api", "registry", "contracts"}, ALL - {"network", "nn"}),
-    "__init__": (set(), {"api", "errors"}),
+    "__init__": (set(), {"api", "client", "errors"}),
     "__main__": ({"cli"}, set()),
 }
 

@@ -8,10 +8,12 @@ run.model.predict(["fine film"])
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["MainstemError", "Model", "Run", "load", "train"]
+__all__ = ["Client", "MainstemError", "Model", "Run", "load", "train"]
+_HOMES = {"Client": "client", "MainstemError": "errors"}  # the others are in api
 
 if TYPE_CHECKING:
     from mainstem.api import Model, Run, load, train
+    from mainstem.client import Client
     from mainstem.errors import MainstemError
 
 
@@ -21,7 +23,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mainstem' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module("mainstem.errors" if name == "MainstemError" else "mainstem.api"), name)
+    return getattr(import_module(f"mainstem.{_HOMES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

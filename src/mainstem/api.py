@@ -149,14 +149,21 @@ def train(
 
 
 def export(run: Path | str, out: Path | str, data: Any = None, *, say: Say = lambda text: None) -> Model:
-    """Seal at `out` what an unfinished run has: its best finished candidate, or its newest checkpoint as it stands.
+    """Seal at `out` what an unfinished run has: its best finished candidate, or its newest checkpoint as it stands; or a backbone
+    alone, whose answers are its features.
 
+    run: a run folder, or the reference of a backbone (hf:FOLDER, hf:ORG/NAME, timm:FOLDER, or a folder that is one).
     data: the DataFrame that the run was started with, where it was one. Raises MainstemError where there is nothing to seal.
     """
     from mainstem.training import run as training
 
     if Path(out).exists():
         raise MainstemError("this exists already", where=str(out), do="Choose another place with -o.")
+    if ":" in str(run) or (Path(run) / "config.json").is_file():
+        from mainstem.training import embedding
+
+        embedding.export(str(run), Path(out))
+        return Model(out)
     return Model(training.export(Path(run), Path(out), data, say=say).model)
 
 

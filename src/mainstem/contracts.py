@@ -283,12 +283,16 @@ class Params:
 @dataclass(frozen=True)
 class Route:
     """A task's own HTTP route: under its model's address, handler(request, model) → response; with `common` at `path` itself, once
-    for all models whose task brings it, handler(request, models by name). The server knows no task by name."""
+    for all models whose task brings it, handler(request, models by name). The server knows no task by name.
+
+    described: from the names of the models that bring it to the route's operation in OpenAPI 3.1.
+    """
 
     path: str
     methods: tuple[str, ...]
     handler: Any
     common: bool = False
+    described: Callable[[Sequence[str]], Json] | None = None
 
 
 # --- plug-ins ---------------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ PREDICTORS = ("linear", "trees", "blend", "incontext")
 ALARMS = {"neighbours": TABLE, "neighbours_series": HISTORIES}
 LABELLERS = ("kernels_series", "statistics_series")
 FORECASTERS = ("naive_series", "linear_series", "trees_series", "incontext_series")
+UNTRAINED = ("embedding",)  # nothing is trained for it (tests/tasks/test_embedding.py)
 CELLS = {
     "number": (["1,200", "", "3.5", "－２"], {}),
     "category": (["x", "y", None, 3, 3.0, True], {}),
@@ -84,7 +85,11 @@ def test_no_plug_in_is_left_out():
     assert set(registry.names("backbones")) == {*NETWORKS, *FOLDERS, *PREDICTORS, *FORECASTERS, *LABELLERS, *ALARMS}
     # the table encoder takes several columns: it is gone through with every network and predictor of tables
     assert {n for n in registry.names("modalities") if not n.startswith("probe_")} == {*CELLS, "table"}
-    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == {*TASKS, *TEXTS_TASKS}
+    assert {n for n in registry.names("tasks") if not n.startswith("probe_")} == {
+        *TASKS,
+        *TEXTS_TASKS,
+        "embedding",
+    }  # which nothing is trained for (tests/tasks/test_embedding.py)
     assert registry.names("runtimes") == ["onnx", "torch"]  # both sides of every check of a network
 
 

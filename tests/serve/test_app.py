@@ -12,9 +12,10 @@ from mainstem import files
 from mainstem.contracts import Route as TaskRoute
 from mainstem.errors import MainstemError
 from mainstem.serve.app import build
-from mainstem.serve.guard import OPEN, check_host, reply
+from mainstem.serve.guard import Access, check_host, reply
+from mainstem.serve.manners import Manners
 from mainstem.serve.models import Models
-from mainstem.serve.requests import MOST_ROWS
+from mainstem.serve.requests import MOST_ROWS, Limits
 
 ROW = {"area": 70.5, "rooms": 3, "城区": "朝阳"}
 
@@ -65,7 +66,8 @@ def test_bad_rows_are_all_named_by_number(http):
         (b"{", 400, "not JSON"),
         (b'{"rows": [{"area": NaN}]}', 400, "not JSON"),
         (b'{"rows": [{"area": "\\ud800"}]}', 400, "not JSON"),
-        (b"[]", 400, "an object with the rows"),
+        (b"[]", 400, "an object with the fields rows, options"),
+        (b"{}", 400, "has no 'rows'"),
         (b'{"rows": [], "option": {}}', 422, "Did you mean 'options'"),
         (b'{"rows": {}}', 422, "a list of objects"),
         (b'{"rows": [1, {}]}', 422, "row 1 is a number"),
@@ -147,18 +149,22 @@ def test_equal_weights_share_one_session(table_run, monkeypatch):
         assert len({http.post(f"/predict/{name}", json={"rows": [ROW]}).text for name in ("a", "b")}) == 1
 
 
-def test_with_a_token_every_route_but_health_asks_for_it(table_run):
+OPEN = {"/health", "/v2/health/live", "/v2/health/ready", "/", "/playground.js", "/playground.css"}
+
+
+def test_with_a_token_every_route_but_health_and_the_empty_page_asks_for_it(table_run):
     models = Models({"dear": table_run.path})
     app = build(models, token="秘密s3cret")
     with TestClient(app, base_url="http://any.example") as http:
         right = {"Authorization": "Bearer 秘密s3cret".encode()}
         wait_until_ready(http, right)
+        assert {route.path for route in app.routes if route.access is Access.OPEN} == OPEN
         for route in app.routes:
             method = next(iter(route.methods - {"HEAD"}))
-            path = route.path.replace("{name}", "dear")
+            path = route.path.replace("{name}", "dear").replace("{version}", "1")
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "秘密s3cret".encode()}):
                 answer = http.request(method, path, headers=headers)
-                assert answer.status_code == (200 if path in OPEN else 401), path
+                assert answer.status_code == (200 if route.path in OPEN else 401), path
         assert http.post("/predict/dear", json={"rows": [ROW]}, headers=right).status_code == 200
 
 
@@ -178,7 +184,7 @@ def test_without_a_token_only_this_machine_is_answered(table_run):
 
 
 def test_a_body_that_is_too_large_is_cut_off(table_run):
-    with client(Models({"dear": table_run.path}), most_bytes=1000) as http:
+    with client(Models({"dear": table_run.path}), manners=Manners(limits=Limits(body=1000))) as http:
         wait_until_ready(http)
         assert http.post("/predict/dear", content=b" " * 2000).status_code == 413
         chunks = (b" " * 300 for _ in range(10))  # no Content-Length

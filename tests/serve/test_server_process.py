@@ -34,7 +34,7 @@ def until_ready(process):
         said.append(line)
         if line.startswith("ready"):
             break
-    return said, re.search(r"http://\S+", said[0])[0]
+    return said, re.search(r"https?://\S+", said[0])[0]
 
 
 def ask(url, rows):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mainstem.contracts import Batch, Call, Feature, State
+from mainstem.contracts import Batch, Call, Feature, Prediction, State
 from mainstem.errors import MainstemError
-from mainstem.tasks.classification import Classification
+from mainstem.tasks.classification import Classification, abstained
 
 TARGET = State({"values": ["cat", "dog", "鸟"]})
 BATCH = Batch({}, np.arange(3), 3)
@@ -118,3 +118,23 @@ def test_decoding_imports_no_torch():
         "assert not {'torch', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_below_the_threshold_it_says_that_it_abstains(table_run):
+    rows = [{"area": 20.0 + 2 * i, "rooms": i % 5 + 1, "城区": "海淀"} for i in range(40)]
+    plain = table_run.model.predict(rows)
+    assert not [answer for answer in plain if "abstained" in answer]
+    careful = table_run.model.predict(rows, options={"abstain": 0.8})
+    assert [answer.pop("abstained", False) for answer in careful] == [answer["score"] < 0.8 for answer in plain]
+    assert careful == plain  # labels and calibrated scores stay
+    assert 0 < sum(answer["score"] < 0.8 for answer in plain) < 40
+    with pytest.raises(MainstemError, match="a score from 0 to 1"):
+        table_run.model.predict(rows, options={"abstain": 1.5})
+
+
+def test_a_model_may_have_a_threshold_of_its_own():
+    task = Classification({"abstain": 0.9})
+    sure, unsure = Prediction("a", 0.95), Prediction("a", 0.85)
+    assert [abstained(each, task.settings["abstain"]).more for each in (sure, unsure)] == [{}, {"abstained": True}]
+    with pytest.raises(MainstemError, match="'abstain' is a number from 0 to below 1"):
+        Classification({"abstain": 1})

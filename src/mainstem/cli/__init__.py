@@ -17,7 +17,7 @@ VERBS = {
     "verify": "hold a model against its replay, here or at a live server",
     "serve": "answer predictions over HTTP",
     "pretrain": "train a backbone from scratch, or go on from one that was brought",
-    "export": "seal what an unfinished run has, as a model",
+    "export": "seal what an unfinished run has, or a backbone alone, as a model",
     "inspect": "what data, a model or a run is, what looks wrong, whether a pretraining run fits",
     "example": "write a small data set and the command that uses it",
     "list": "tasks, objectives, backbones, modalities, runtimes",

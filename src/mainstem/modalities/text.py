@@ -23,6 +23,7 @@ from mainstem.contracts import Array, Arrays, Json, Meta, State
 from mainstem.errors import MainstemError
 from mainstem.modalities.category import spell
 
+PORTION = 50_000  # characters that are tokenized at a time
 TOKENIZER = "tokenizer.json"  # its name in State.files
 _SPACE, _OTHER, _WORD, _CJK = 0, 1, 2, 3  # classes of code points
 _CHUNK = 1 << 17  # code points handled at once: small enough for the cache of the processor
@@ -179,6 +180,20 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         yield first, chunk
 
 
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in runs of about PORTION characters: what a tokenizer holds of a text takes hundreds of times its size until it is cut."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > PORTION:
+            yield part
+            size, part = 0, []
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
+
+
 @lru_cache(maxsize=8)
 def _tokenizer(data: bytes, max_length: int) -> Tokenizer:
     """The tokenizer of these bytes, cutting at `max_length` tokens (0: nowhere). bytes remember their hash: looking it up is quick."""
@@ -272,8 +287,14 @@ class Text:
         begin, longest = settings.get("begin"), int(settings.get("max_length", 256))
         room = longest - (begin is not None) if longest else 0
         tokenizer = _tokenizer(state.files[settings.get("tokenizer", TOKENIZER)], room)
-        found = tokenizer.encode_batch_fast([settings.get("prefix", "") + text for text in texts], add_special_tokens=begin is None)
-        return [one.ids if begin is None else [begin, *one.ids] for one in found]
+        made: list[list[int]] = []
+        for part in _portions([settings.get("prefix", "") + text for text in texts]):
+            # not named, so that what the tokenizer holds of one portion is gone before the next
+            made += [
+                one.ids if begin is None else [begin, *one.ids]
+                for one in tokenizer.encode_batch_fast(part, add_special_tokens=begin is None)
+            ]
+        return made
 
     def untokenize(self, ids: Sequence[int], settings: Mapping[str, Any], state: State) -> str:
         """Token ids → their text, without special tokens."""

@@ -1,58 +1,59 @@
-"""The HTTP application: /health, /ready, /predict/NAME, /docs, and the routes of the tasks that are served.
+"""The HTTP application: one table of routes, each with who may ask it, behind the guard.
 
-POST /predict/NAME  {"rows": [{"COLUMN": value}], "options": {}} → {"predictions": [{"prediction": …, "score": …}]}
-                    or a file as the multipart field "file"
+The routes of predictions are in answers.py, those of other protocols in protocols/, those of tasks come with the tasks.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
-from mainstem.contracts import Rows
+from mainstem import artifact
+from mainstem.contracts import Route as TaskRoute
 from mainstem.errors import MainstemError
-from mainstem.inference import check_options
-from mainstem.serve import describe, requests
-from mainstem.serve.guard import MOST_BYTES, Guard, error, reply
+from mainstem.serve import answers, describe, openapi, playground
+from mainstem.serve.asking import arrived, identity
+from mainstem.serve.guard import Access, Guard, Guarded, error, reply
+from mainstem.serve.logs import Journal
+from mainstem.serve.manners import Manners
+from mainstem.serve.metrics import Metrics
 from mainstem.serve.models import Cancelled, Models, Served
-
-PATIENCE = 30.0  # seconds that a body may take to arrive
-LIGHT = 64 << 10  # bytes of a body that is parsed without leaving the event loop
-SHOWN = 1000  # bad rows that an answer names
+from mainstem.serve.protocols import v1, v2
+from mainstem.serve.requests import NotFound
+from mainstem.serve.tokens import single
 
 
 def build(
-    models: Models, token: str = "", failed: Callable[[Exception], None] = lambda error: None, most_bytes: int = MOST_BYTES
+    models: Models, token: str = "", failed: Callable[[Exception], None] = lambda error: None, manners: Manners | None = None
 ) -> Starlette:
-    """The application over these models. They are replayed once it starts; `failed` hears of those that differ."""
+    """The application over these models. They are replayed once it starts; `failed` hears of those that differ.
+
+    token: the one token, where `manners` has none.
+    """
+    manners = manners or Manners(single(token))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with models.running(failed):
             yield
 
+    metrics = Metrics()
+    fixed = _fixed()
+    opened = frozenset(route.path for route in fixed if route.access is Access.OPEN)
     app = Starlette(
-        routes=[
-            Route("/health", _health),
-            Route("/ready", _ready),
-            Route("/predict/{name}", _predict, methods=["POST"]),
-            Route("/openapi.json", _openapi),
-            Route("/docs", _docs),
-            *_own_routes(models),
+        middleware=[
+            Middleware(Journal, metrics=metrics, say=manners.say, inputs=manners.inputs),
+            Middleware(Guard, tokens=manners.tokens, opened=opened, metrics=metrics, most_bytes=manners.limits.body),
         ],
-        middleware=[Middleware(Guard, token=token, most_bytes=most_bytes)],
         exception_handlers={
             HTTPException: _http_error,
             MainstemError: _mistake,
@@ -62,42 +63,77 @@ def build(
         },
         lifespan=lifespan,
     )
-    app.state.models = models
+
+    app.router.redirect_slashes = False  # a path that is no route is none
+
+    def refresh() -> None:
+        """Routes of tasks come and go with the models."""
+        own: list[BaseRoute] = list(_own_routes(models))
+        app.router.routes[:] = [*fixed, *own]
+
+    folders = {served.name: served.folder for served in models}
+    app.state.models, app.state.metrics, app.state.limits = models, metrics, manners.limits
+    app.state.guarded = bool(manners.tokens)
+    app.state.place, app.state.refresh = partial(_place, manners.repository, folders), refresh
+    models.scheduler.watch = metrics
+    refresh()
     return app
 
 
-def _own_routes(models: Models) -> list[Route]:
+def _fixed() -> list[Guarded]:
+    """The routes that are there whatever is served."""
+    return [
+        Guarded("/health", _health, Access.OPEN),
+        Guarded("/ready", _ready, Access.TOKEN),
+        Guarded("/predict", answers.predict_tasks, Access.TOKEN, ["POST"]),
+        Guarded("/predict/{name}", answers.predict, Access.TOKEN, ["POST"]),
+        Guarded("/models", _models, Access.TOKEN),
+        Guarded("/metrics", _metrics, Access.TOKEN),
+        Guarded("/openapi.json", _openapi, Access.TOKEN),
+        Guarded("/docs", _docs, Access.TOKEN),
+        *playground.routes(),
+        *v1.routes(),
+        *v2.routes(),
+    ]
+
+
+def _own_routes(models: Models) -> list[Guarded]:
     """What tasks bring themselves: under their model's name, or once for all models that bring it."""
-    made: list[Route] = []
-    common: dict[Any, dict[str, Served]] = {}
+    made: list[Guarded] = []
+    common: dict[TaskRoute, None] = {}
     for served in models:
         for route in served.pipeline.task.routes:
             if route.common:
-                common.setdefault(route, {})[served.name] = served
+                common[route] = None
             else:
-                own = partial(_own, route.handler, served)
-                made.append(Route(f"/predict/{served.name}{route.path}", own, methods=list(route.methods)))
-    return made + [Route(route.path, partial(_common, route.handler, each), methods=list(route.methods)) for route, each in common.items()]
+                own = partial(_own, route.handler, served.name)
+                made.append(Guarded(f"/predict/{served.name}{route.path}", own, Access.TOKEN, route.methods))
+    return made + [Guarded(route.path, partial(_common, route), Access.TOKEN, route.methods) for route in common]
 
 
-async def _own(handler: Callable[[Request, Served], Awaitable[Response]], served: Served, request: Request) -> Response:
-    return _not_ready(served) or await handler(await _arrived(request), served)
+def _place(repository: Path | None, folders: Mapping[str, Path], name: str) -> Path:
+    """The folder that a name may be loaded from: in the repository, or that of the command line. A client never names a folder."""
+    if repository is not None:
+        place = artifact.inside(repository, artifact.safe_name(name, "model name"))
+        if place.is_dir():
+            return place
+    if name in folders:
+        return folders[name]
+    raise NotFound(f"there is no model '{name[:64]}' to load", do="Start the server with --repository FOLDER, and put it there.")
 
 
-async def _common(
-    handler: Callable[[Request, Mapping[str, Served]], Awaitable[Response]], models: Mapping[str, Served], request: Request
-) -> Response:
-    return await handler(await _arrived(request), models)
+async def _own(handler: Callable[[Request, Served], Awaitable[Response]], name: str, request: Request) -> Response:
+    served = request.app.state.models.find(name)
+    served.check_ready()
+    await arrived(request)
+    return await handler(request, served)
 
 
-async def _arrived(request: Request) -> Request:
-    """The request once its body is here."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await request.body()
-    except TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
-    return request
+async def _common(route: TaskRoute, request: Request) -> Response:
+    await arrived(request)
+    models = {served.name: served for served in request.app.state.models if route in served.pipeline.task.routes}
+    made: Response = await route.handler(request, models)
+    return made
 
 
 # --- routes -----------------------------------------------------------------------------------------------------------
@@ -115,56 +151,26 @@ async def _ready(request: Request) -> Response:
     return reply({"ready": models.ready, "models": states}, 200 if models.ready else 503)
 
 
-async def _predict(request: Request) -> Response:
-    models: Models = request.app.state.models
-    try:
-        served = models.find(request.path_params["name"])
-    except KeyError as unknown:
-        return error(404, unknown.args[0])
-    if refused := _not_ready(served):
-        return refused
-    rows, options = await _asked(request, served.pipeline.artifact.schema.names)
-    return await _answer(request, served, rows, check_options(served.pipeline.task, options))
+async def _models(request: Request) -> Response:
+    """What is served, as programs and the playground need it."""
+    return reply({"models": [describe.about(served) for served in request.app.state.models]})
 
 
-def _not_ready(served: Served) -> Response | None:
-    return None if served.ready else error(503, f"the model '{served.name}' is not ready: {served.state}", {"Retry-After": "1"})
-
-
-async def _asked(request: Request, columns: list[str]) -> tuple[Rows, Any]:
-    """The rows and options of a request, whichever way they are sent."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            if request.headers.get("content-type", "").startswith("multipart/form-data"):
-                async with request.form(max_files=1, max_fields=1, max_part_size=MOST_BYTES) as form:
-                    file = form.get("file")
-                    if not isinstance(file, UploadFile):
-                        raise requests.Malformed("the form has no file", do="Send it as the field 'file'.")
-                    name, data = file.filename or "", await file.read()
-                return await run_in_threadpool(requests.from_file, name, data, columns), {}
-            body = await request.body()
-    except TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
-    if len(body) <= LIGHT:
-        return requests.from_json(body, columns)
-    return await run_in_threadpool(requests.from_json, body, columns)
-
-
-async def _answer(request: Request, served: Served, rows: Rows, options: dict[str, Any]) -> Response:
-    answers = await served.answer(request, rows, options)
-    bad = [{"row": i, "error": str(answer)} for i, answer in enumerate(answers, 1) if isinstance(answer, MainstemError)]
-    if bad:
-        text = f"{len(bad):,} of {len(answers):,} rows cannot be predicted: {bad[0]['error']}"
-        return error(422, text, rows=bad[:SHOWN])
-    return reply({"predictions": [served.pipeline.render(a) for a in answers if not isinstance(a, MainstemError)]})
+async def _metrics(request: Request) -> Response:
+    state = request.app.state
+    state.metrics.put("ready", [({"model": served.name}, float(served.ready)) for served in state.models])
+    known = [(served.name, *identity(served)) for served in state.models]
+    state.metrics.put("model_info", [({"model": name, "version": version, "digest": digest}, 1.0) for name, version, digest in known])
+    return Response(state.metrics.render(), media_type="text/plain; version=0.0.4")
 
 
 async def _openapi(request: Request) -> Response:
-    return reply(describe.openapi(request.app.state.models))
+    state = request.app.state
+    return reply(openapi.document(state.models, request.app.routes, state.guarded))
 
 
 async def _docs(request: Request) -> Response:
-    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
     return HTMLResponse(describe.page(request.app.state.models), headers=policy)
 
 
@@ -179,7 +185,8 @@ async def _http_error(request: Request, raised: Exception) -> Response:
 
 
 async def _mistake(request: Request, raised: Exception) -> Response:
-    return error(getattr(raised, "status", 422), str(raised), getattr(raised, "headers", None))
+    status, headers = getattr(raised, "status", 422), getattr(raised, "headers", None)
+    return error(status, str(raised), headers or ({"Retry-After": "1"} if status == 503 else None))
 
 
 async def _left(request: Request, raised: Exception) -> Response:

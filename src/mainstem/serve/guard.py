@@ -1,45 +1,82 @@
-"""What stands before every route: who may ask, from where, and how much. Nothing is open by default but /health."""
+"""What stands before every route: who may ask, from where, how often and how much. Nothing is open but what a route declares open."""
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, MutableMapping
+import math
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from enum import Enum
+from functools import wraps
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from mainstem.errors import MainstemError
+from mainstem.serve.metrics import Metrics
+from mainstem.serve.tokens import Tokens
 
-OPEN = frozenset({"/health"})  # routes that need no token
 MOST_BYTES = 32 << 20  # of a request's body
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
+LINES = b"application/x-ndjson"  # a body of lines is a stream: its lines are limited, not the whole
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-def check_host(host: str, token: str) -> None:
+class Access(Enum):
+    """Who may ask a route."""
+
+    OPEN = "anyone"  # health, and the page that holds nothing of the models
+    TOKEN = "whoever has a token"
+    ADMIN = "whoever has a token with `admin`"
+
+
+class Guarded(Route):
+    """A route that declares who may ask it."""
+
+    def __init__(self, path: str, handler: Handler, access: Access, methods: Sequence[str] = ("GET",)) -> None:
+        super().__init__(path, _checked(path, handler, access), methods=list(methods))
+        self.access = access
+
+
+def _checked(path: str, handler: Handler, access: Access) -> Handler:
+    @wraps(handler)
+    async def checked(request: Request) -> Response:
+        trail = request.scope.get("trail")
+        if trail is not None:
+            trail.route = path
+            if access is Access.ADMIN and not trail.admin:
+                return error(403, "this token may not load and unload models")
+        return await handler(request)
+
+    return checked
+
+
+def check_host(host: str, guarded: object) -> None:
     """Raises MainstemError where `host` can be reached from other machines and there is no token."""
     try:
         local = host in LOCAL_NAMES or ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = False
-    if not local and not token:
+    if not local and not guarded:
         raise MainstemError(
             f"the address {host} can be reached from other machines, and no token is set", do="Give one with --token, or keep to 127.0.0.1."
         )
 
 
 class Guard:
-    """ASGI middleware. With a token every route but those of OPEN asks for it; without one the Host must be this machine's own
-    (a web page that points a name of its own at 127.0.0.1 is refused). Bodies above `most_bytes` are cut off."""
+    """ASGI middleware. With tokens every route but those that are open asks for one; without any the Host must be this machine's own
+    (a web page that points a name of its own at 127.0.0.1 is refused). A web page of another origin is never answered. Bodies above
+    `most_bytes` are cut off."""
 
-    def __init__(self, app: Any, token: str = "", most_bytes: int = MOST_BYTES) -> None:
-        self.app, self.token, self.most_bytes = app, token, most_bytes
+    def __init__(self, app: Any, tokens: Tokens, opened: frozenset[str], metrics: Metrics, most_bytes: int = MOST_BYTES) -> None:
+        self.app, self.tokens, self.opened, self.metrics, self.most_bytes = app, tokens, opened, metrics, most_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
@@ -47,28 +84,49 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if refused := self._refused(scope["path"], headers):
-            await refused(scope, receive, send)
-            return
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        await self.app(scope, self._counted(receive), guarded)
+        if refused := self._refused(scope, headers):
+            await refused(scope, receive, guarded)
+            return
+        streamed = headers.get(b"content-type", b"").split(b";")[0].strip() == LINES
+        await self.app(scope, receive if streamed else self._counted(receive), guarded)
 
-    def _refused(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
-        if self.token:
-            given = headers.get(b"authorization", b"")
-            if path not in OPEN and not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
-                return error(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-        elif _name_of(headers.get(b"host", b"")) not in LOCAL_NAMES:
-            return error(403, "this server answers its own machine only")
+    def _refused(self, scope: Message, headers: dict[bytes, bytes]) -> Response | None:
+        host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
+        if not self.tokens and _name_of(host) not in LOCAL_NAMES:
+            return self._away("host", 403, "this server answers its own machine only")
+        foreign = (origin and origin.partition(b"://")[2] != host) or headers.get(b"sec-fetch-site", b"") == b"cross-site"
+        if foreign and scope["path"] not in self.opened:  # a link elsewhere may lead to the page
+            return self._away("origin", 403, "pages of other origins are not answered")
+        if self.tokens and scope["path"] not in self.opened and (refused := self._unknown(scope, headers)):
+            return refused
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return self._away("encoding", 415, "the body is compressed, and is taken as it is only")
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.most_bytes:
-            return error(413, self._too_large())
+        if length.isdigit() and int(length) > self.most_bytes and headers.get(b"content-type", b"").split(b";")[0].strip() != LINES:
+            return self._away("size", 413, self._too_large())
         return None
+
+    def _unknown(self, scope: Message, headers: dict[bytes, bytes]) -> Response | None:
+        token = self.tokens.find(headers.get(b"authorization", b""))
+        if token is None:
+            told = {"WWW-Authenticate": "Bearer"}
+            return self._away("token", 401, "a token is needed: Authorization: Bearer TOKEN", told)
+        if trail := scope.get("trail"):
+            trail.token, trail.admin = token.name, token.admin
+        if wait := token.wait():
+            told = {"Retry-After": str(math.ceil(wait))}
+            return self._away("rate", 429, f"the token '{token.name}' may ask {token.rate:g} times a second", told)
+        return None
+
+    def _away(self, reason: str, status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+        self.metrics.rejected(reason)
+        return error(status, text, headers)
 
     def _too_large(self) -> str:
         return f"the body is larger than {self.most_bytes >> 20} MiB"
@@ -81,6 +139,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self.most_bytes:
+                self.metrics.rejected("size")
                 raise HTTPException(413, self._too_large())
             return message
 
@@ -100,7 +159,12 @@ def error(status: int, text: str, headers: dict[str, str] | None = None, **more:
 
 def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A value as JSON. NaN becomes null."""
+    return Response(packed(value), status, headers, "application/json")
+
+
+def packed(value: Any) -> bytes:
+    """A value as the bytes of its JSON. NaN becomes null."""
     import orjson
 
-    data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(data, status, headers, "application/json")
+    data: bytes = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return data

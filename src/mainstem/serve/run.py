@@ -18,8 +18,9 @@ import uvicorn
 from mainstem.errors import MainstemError
 from mainstem.serve.app import build
 from mainstem.serve.guard import check_host
+from mainstem.serve.manners import Manners
 from mainstem.serve.models import Models
-from mainstem.serve.scheduler import QUEUE, TIMEOUT, Scheduler
+from mainstem.serve.scheduler import QUEUE, Scheduler
 
 GRACE = 20.0  # seconds that requests under way have to end once the server is told to stop
 LINGER = 0.3  # of these, how long it still takes requests while /ready says no already, so that whoever sends them can look
@@ -29,28 +30,29 @@ def serve(
     folders: Mapping[str, Path | str],
     host: str = "127.0.0.1",
     port: int = 8000,
-    token: str = "",
+    manners: Manners | None = None,
     say: Callable[[str], None] = print,
     *,
     in_process: bool = False,
     grace: float = GRACE,
     queue: float = QUEUE,
-    timeout: float = TIMEOUT,
 ) -> None:
     """Serve these models until SIGTERM or Ctrl-C. Port 0 takes a free one.
 
     in_process: no engine processes; grace: seconds that requests under way have to end; queue: seconds that a request may
-    wait for its turn, beyond which it is refused; timeout: seconds that it may take in all.
+    wait for its turn, beyond which it is refused.
 
     Raises MainstemError for a model that is not as it was sealed or does not answer as it was measured, an address that
     needs a token, and a port that is in use.
     """
-    check_host(host, token)
+    manners = manners or Manners()
+    check_host(host, manners.tokens)
+    transport = manners.transport()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are what runs in parallel here
     with _ended_by_signals():
-        models = Models(folders, Scheduler(queue, timeout), processes=not in_process)
+        models = Models(folders, Scheduler(queue, manners.limits.timeout or 3600.0), processes=not in_process)
         try:
-            failures = _run(models, _listen(host, port), host, token, say, grace)
+            failures = _run(models, _listen(host, port), host, manners, transport, say, grace)
         finally:
             models.kill()
     if failures:
@@ -73,7 +75,15 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(models: Models, listener: socket.socket, host: str, token: str, say: Callable[[str], None], grace: float) -> list[Exception]:
+def _run(
+    models: Models,
+    listener: socket.socket,
+    host: str,
+    manners: Manners,
+    transport: Mapping[str, Any],
+    say: Callable[[str], None],
+    grace: float,
+) -> list[Exception]:
     failures: list[Exception] = []
 
     def failed(error: Exception) -> None:
@@ -81,7 +91,7 @@ def _run(models: Models, listener: socket.socket, host: str, token: str, say: Ca
         server.should_exit = True
 
     config = uvicorn.Config(
-        build(models, token, failed),
+        build(models, failed=failed, manners=manners),
         log_level="warning",
         loop="asyncio",
         http="httptools",
@@ -89,9 +99,10 @@ def _run(models: Models, listener: socket.socket, host: str, token: str, say: Ca
         lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace)),
+        **transport,
     )
     server = _Server(config, models)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    address = f"{manners.scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     for served in models:
         say(f"{address}/predict/{served.name}  {served.pipeline.artifact.task} from {served.folder}")
     say(f"{address}/docs  how to ask")

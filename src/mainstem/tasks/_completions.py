@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
-from mainstem.contracts import Emit, Prediction, Route, Rows
+from mainstem.contracts import Emit, Json, Prediction, Route, Rows
 from mainstem.errors import MainstemError, suggest
+from mainstem.tasks import _openai
 from mainstem.tasks._sampling import Sampling
 
 MOST_PROMPTS = 64
@@ -36,35 +37,17 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-class Malformed(MainstemError):
-    """A body that cannot be read at all."""
-
-    status = 400
-
-
-class Unknown(MainstemError):
-    """A model that is not served."""
-
-    status = 404
-
-
 async def completions(request: Any, models: Mapping[str, Any]) -> Any:
     """The route's handler. `models`: those whose task generates text, by name."""
-    from starlette.responses import Response
-
-    try:
-        return await _answer(request, models)
-    except MainstemError as error:
-        body = {"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}}
-        return Response(_json(body), getattr(error, "status", 422), media_type="application/json")
+    return await _openai.told(_answer, request, models)
 
 
 async def _answer(request: Any, models: Mapping[str, Any]) -> Any:
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import Response, StreamingResponse
 
-    asked = _read(await request.body())
-    model = _model(asked, models)
+    asked = _openai.read(await request.body(), 'Send {"model": NAME, "prompt": TEXT}.', _wrong)
+    model = _openai.model(asked, models, "generates text")
     model.check_ready()
     prompts, options = _prompts(asked), _options(asked)
     [column] = model.pipeline.artifact.schema.columns
@@ -72,8 +55,8 @@ async def _answer(request: Any, models: Mapping[str, Any]) -> Any:
     await run_in_threadpool(_check_lengths, model, rows, options)
     reply = _Reply(model.name)
     if not asked.get("stream"):
-        answers = _good(await model.answer(request, rows, options))
-        return Response(_json(reply.whole(answers)), media_type="application/json")
+        answers = _openai.good(await model.answer(request, rows, options))
+        return Response(_openai.packed(reply.whole(answers)), media_type="application/json")
     parts = model.stream(rows, options)
     first = await anext(parts)  # what is wrong with the request is told before the answer begins
     counted = bool(asked.get("stream_options", {}).get("include_usage"))
@@ -87,7 +70,7 @@ async def _events(first: Any, parts: AsyncIterator[Any], reply: _Reply, counted:
         while isinstance(part, Emit):
             yield _event(reply.part(part.example, part.value))
             part = await anext(parts)
-        answers = _good(part)
+        answers = _openai.good(part)
         for i, answer in enumerate(answers):
             yield _event(reply.part(i, "", answer.more["finish"]))
         if counted:
@@ -125,31 +108,7 @@ def _usage(answers: Sequence[Prediction]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _good(answers: Sequence[Any]) -> list[Prediction]:
-    """The answers. Raises the first error among them."""
-    for answer in answers:
-        if isinstance(answer, MainstemError):
-            raise answer
-    return list(answers)
-
-
 # --- what is asked ------------------------------------------------------------------------------------------------------
-
-
-def _read(body: bytes) -> dict[str, Any]:
-    """The fields that are set. Raises MainstemError for what cannot be read, is not known, or is not done here."""
-    import orjson
-
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"the body is not JSON: {error}", do='Send {"model": NAME, "prompt": TEXT}.') from None
-    if not isinstance(asked, dict):
-        raise Malformed("the body is an object", do='Send {"model": NAME, "prompt": TEXT}.')
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if wrong := list(_wrong(asked)):
-        raise MainstemError("; ".join(wrong))
-    return asked
 
 
 def _wrong(asked: Mapping[str, Any]) -> Iterator[str]:
@@ -158,19 +117,10 @@ def _wrong(asked: Mapping[str, Any]) -> Iterator[str]:
     for name, value in asked.items():
         if name not in known:
             yield f"unknown field '{name}'. {suggest(name, known)}".rstrip(".")
-        elif name in IDLE and value not in IDLE[name]:
+        elif name in IDLE and not any(value == idle and isinstance(value, bool) == isinstance(idle, bool) for idle in IDLE[name]):
             yield f"'{name}' is not supported; leave it out"
         elif name in kinds and (not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name])):
             yield f"'{name}' cannot be {value!r}"
-
-
-def _model(asked: Mapping[str, Any], models: Mapping[str, Any]) -> Any:
-    name = asked.get("model")
-    if not isinstance(name, str):
-        raise MainstemError("no model is named", do=f'Send "model": one of {", ".join(sorted(models))}.')
-    if name not in models:
-        raise Unknown(f"no model that generates text is served as '{name[:64]}'", do=suggest(name[:64], models))
-    return models[name]
 
 
 def _prompts(asked: Mapping[str, Any]) -> list[str]:
@@ -210,15 +160,26 @@ def _check_lengths(model: Any, rows: Rows, options: Mapping[str, Any]) -> None:
 # --- JSON ---------------------------------------------------------------------------------------------------------------
 
 
-def _json(value: Any) -> bytes:
-    import orjson
-
-    data: bytes = orjson.dumps(value)
-    return data
-
-
 def _event(value: Any) -> bytes:
-    return b"data: " + _json(value) + b"\n\n"
+    return b"data: " + _openai.packed(value) + b"\n\n"
 
 
-route = Route("/v1/completions", ("POST",), completions, common=True)
+def _described(names: Sequence[str]) -> Json:
+    """The route in OpenAPI."""
+    text, number, whole = {"type": "string"}, {"type": ["number", "null"]}, {"type": ["integer", "null"]}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": MOST_PROMPTS}
+    known = {
+        "model": {"enum": list(names)},
+        "prompt": {"oneOf": [text, texts, {"type": "null"}]},
+        **{name: number if float in KINDS.get(name, ()) else whole for name in OPTIONS},
+        "stop": {"type": ["string", "array", "null"], "items": text},
+        "stream": {"type": ["boolean", "null"]},
+        "stream_options": {"type": ["object", "null"]},
+        "user": {},
+        **{name: {"enum": [*values, None]} for name, values in IDLE.items()},
+    }
+    answered = {"id": text, "choices": {"type": "array"}, "model": text}
+    return _openai.described("texts that go on", known, ["model"], answered, "text/event-stream")
+
+
+route = Route("/v1/completions", ("POST",), completions, common=True, described=_described)

@@ -17,7 +17,7 @@ HEAD: dict[str, Any] = {
     "standardize": (),  # inputs whose features are brought to mean 0 and variance 1 over the training part
 }
 CHOICES: dict[str, tuple[str, ...]] = {"activation": ACTIVATIONS, "norm": NORMS, "init": INITS}
-BELOW_ONE = ("dropout", "label_smoothing")
+BELOW_ONE = ("dropout", "label_smoothing", "abstain")
 
 
 def complete(task: str, asked: Mapping[str, Any] | None, own: Mapping[str, Any], choices: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

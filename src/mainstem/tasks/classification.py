@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mainstem.contracts import Array, Arrays, Batch, Feature, Prediction, Runner, State, Task
+from mainstem.contracts import Array, Arrays, Batch, Call, Emit, Feature, Prediction, Runner, State, Task
 from mainstem.errors import MainstemError
 from mainstem.tasks import _settings, _temperature
 
 
 class Classification(Task):
-    """Softmax over the labels. Settings: label_smoothing, and those of the head (tasks/_settings.py).
+    """Softmax over the labels. Settings: label_smoothing, abstain, and those of the head (tasks/_settings.py).
 
-    State: labels, and the temperature of `calibrate`.
+    State: labels, and the temperature of `calibrate`. An answer whose calibrated score is below `abstain` (of the setting, or of the
+    option, whichever is more) is told with "abstained"; label and scores stay what they are.
     """
 
     target = "category"
@@ -36,11 +37,12 @@ class Classification(Task):
         "ece",
     )
     compared_by = ("cross_entropy", -1)
+    options: ClassVar[Mapping[str, Any]] = {"abstain": 0.0}
     # What the tolerance of calls lets through: logits up to 20 in size may differ by 2e-3, a probability by half of that.
     tolerance = 1e-3
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        own = {"loss": "cross-entropy", "label_smoothing": 0.0}
+        own = {"loss": "cross-entropy", "label_smoothing": 0.0, "abstain": 0.0}
         super().__init__(_settings.complete("classification", settings, own, {"loss": ("cross-entropy",)}))
 
     def head(self, features: Mapping[str, Feature], target: State) -> Any:
@@ -64,12 +66,30 @@ class Classification(Task):
         temperature = _temperature.fit_softmax(outputs["logits"], targets["index"])
         return replace(state, json={**state.json, "temperature": temperature})
 
+    def predict(
+        self, batch: Batch, state: State, options: Mapping[str, Any], rngs: Sequence[np.random.Generator]
+    ) -> Generator[Call | tuple[Call, ...] | Emit, Any, list[Prediction | MainstemError]]:
+        """As every single pass goes; what is below the threshold says so. Raises MainstemError for a threshold that is no share."""
+        asked = options.get("abstain", 0.0)
+        if not 0 <= asked <= 1:
+            raise MainstemError(f"'abstain' is a score from 0 to 1, not {asked!r}")
+        answers = yield from super().predict(batch, state, options, rngs)
+        least = max(asked, self.settings["abstain"])
+        return [abstained(answer, least) for answer in answers]
+
     def decode(self, output: Arrays, batch: Batch, state: State) -> list[Prediction | MainstemError]:
         """Logits [row, labels] → the likeliest label, its probability, and those of all; NaN → an error."""
         logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
         good = finite(logits)
         probabilities = _temperature.softmax(np.where(good[:, None], logits, 0.0), state.json.get("temperature", 1.0))
         return classified(probabilities, labels, good)
+
+
+def abstained(answer: Prediction | MainstemError, least: float) -> Prediction | MainstemError:
+    """The answer, with "abstained" where its score is below `least`."""
+    if isinstance(answer, MainstemError) or answer.score is None or answer.score >= least:
+        return answer
+    return replace(answer, more={**answer.more, "abstained": True})
 
 
 def finite(logits: Array) -> Array:

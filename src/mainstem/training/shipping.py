@@ -118,15 +118,15 @@ def card(model: artifact.Artifact) -> str:
     lines += [
         "",
         " ".join(filter(None, [about.get("chosen", ""), about.get("holds", "")])),
-        "",
-        "| metric | value | 95 % interval |",
-        "|---|---|---|",
     ]
+    if about.get("metrics"):
+        lines += ["", "| metric | value | 95 % interval |", "|---|---|---|"]
     for name, figure in dict(about.get("metrics", {})).items():
         if figure.get("value") is not None:
             low, high = figure.get("low"), figure.get("high")
             span = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
             lines.append(f"| {name} | {figure['value']:.4g} | {span} |")
-    lines += ["", "Rows: " + ", ".join(f"{n} {part}" for part, n in dict(about.get("rows", {})).items()) + "."]
+    if rows := about.get("rows"):
+        lines += ["", "Rows: " + ", ".join(f"{n} {part}" for part, n in dict(rows).items()) + "."]
     lines += ["", *(f"- {note}" for note in about.get("notes", []))]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Protocols of other servers, spoken over the served models: one file each."""
