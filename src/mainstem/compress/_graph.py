@@ -38,6 +38,18 @@ class Graph:
         users = self.users.get(name, [])
         return users[0] if len(users) == 1 and users[0].op_type == kind and name not in self.outputs else None
 
+    def value(self, name: str) -> Array | None:
+        """The value of a constant, be it kept or made by a node; None for what is computed."""
+        node = next((n for n in self.nodes if name in n.output and n.op_type == "Constant"), None)
+        if node is None:
+            return self.constants.get(name)
+        array: Array = self.onnx.numpy_helper.to_array(node.attribute[0].t)
+        return array
+
+    def is_fixed(self) -> bool:
+        """Whether every axis of the inputs but the first has one size."""
+        return all(d.dim_value > 0 for given in self.model.graph.input for d in list(given.type.tensor_type.shape.dim)[1:])
+
     def constant(self, value: Any) -> str:
         """A new constant; its name."""
         name = self._name()

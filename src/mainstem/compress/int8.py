@@ -31,6 +31,8 @@ def compress(graph: bytes, samples: Iterable[Arrays]) -> bytes | None:
     tables = [node for node in made.nodes if _is_table(made, node)]
     if not linear:
         return None
+    samples = list(samples)
+    _padding(made, samples[:1])
     for node in tables:
         _table(made, node)
     for node in made.nodes:
@@ -85,6 +87,27 @@ def _table(made: Graph, node: Any) -> None:
     factors = made.node(nodes, "Gather", [made.constant(scales), node.input[1]])
     made.node(nodes, "Mul", [rows, factors], node.output[0])
     made.replace(node, nodes)
+
+
+def _padding(made: Graph, samples: list[Arrays]) -> None:
+    """Zeros that are put around a picture of fixed size go into the convolution after it, which then needs no copy of the picture."""
+    if not made.is_fixed():
+        return
+    users = {id(node): made.only_user(node.output[0], "Conv") for node in made.nodes if node.op_type == "Pad"}
+    pads = [node for node in made.nodes if users.get(id(node)) is not None and users[id(node)].input[0] == node.output[0]]
+    values = next(iter(made.values([node.input[1] for node in pads], samples)), {}) if pads else {}
+    for node in pads:
+        around, value = values[node.input[1]].tolist(), made.value(node.input[2]) if len(node.input) > 2 else np.zeros(())
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+        convolution = users[id(node)]
+        own = next((a for a in convolution.attribute if a.name == "pads"), None)
+        kinds = {a.name for a in convolution.attribute}
+        plain = mode == b"constant" and value is not None and not np.any(value) and len(around) == 8 and min(around) >= 0
+        if not plain or around[:2] + around[4:6] != [0, 0, 0, 0] or own is None or "auto_pad" in kinds:
+            continue
+        own.ints[:] = [a + b for a, b in zip(own.ints, around[2:4] + around[6:], strict=True)]
+        convolution.input[0] = node.input[0]
+        made.replace(node)
 
 
 def _kept(made: Graph, node: Any) -> None:
@@ -239,8 +262,5 @@ def _pooling(made: Graph, node: Any) -> None:
 
 def _axes(made: Graph, node: Any) -> list[int]:
     """The constant axes of a reduction; none where they are computed."""
-    if len(node.input) < 2:
-        return []
-    constant = next((n for n in made.nodes if node.input[1] in n.output and n.op_type == "Constant"), None)
-    array = made.constants.get(node.input[1]) if constant is None else made.onnx.numpy_helper.to_array(constant.attribute[0].t)
+    array = made.value(node.input[1]) if len(node.input) > 1 else None
     return [] if array is None else [int(axis) for axis in np.ravel(array)]
