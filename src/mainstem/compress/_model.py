@@ -85,14 +85,16 @@ def _graphs(contents: Artifact, graphs: Mapping[str, bytes], plugin: Any) -> dic
     made = {}
     for each in contents.inputs:
         name = f"{BACKBONE}{each.name}"
-        if name in graphs and (found := plugin.compress(graphs[name], _samples.made(each, contents.graphs[name]))):
+        if name in graphs and _samples.can_be_made(each) and (found := plugin.compress(graphs[name], _samples.made(each))):
             made[name] = found
     return made
 
 
 def _holds(contents: Artifact) -> str:
     """What the model is, for the message that it has nothing to compress."""
-    return f"{contents.predictor} has no weights in matrices" if contents.predictor else "its backbones are too small"
+    if contents.predictor:
+        return f"{contents.predictor} is no network"
+    return "no network of texts or pictures with products of some size"
 
 
 def _identity(graph: bytes, method: str, of: str) -> str:

@@ -10,36 +10,34 @@ import numpy as np
 
 from mainstem import registry
 from mainstem.artifact import Input
-from mainstem.contracts import Array, Arrays, Example, GraphSpec
+from mainstem.contracts import Array, Arrays, Example
 from mainstem.inference import encode_input
 
 SEED = 20
 TEXTS, WORDS, LONGEST = 96, 40, 6  # texts; words at random at most in one; sentences at most in one
 PICTURES, SIDE = 48, 256
-ROWS = 256
 
 
-def made(each: Input, spec: GraphSpec) -> Iterator[Arrays]:
-    """Arrays for the graph of one input: texts of the sentences below and of words that its tokenizer knows, pictures of noise and flat
-    shapes, or normal numbers."""
+def can_be_made(each: Input) -> bool:
+    """Whether inputs can be made here that show what real ones will: tokenized texts and pictures; a table has ranges of its own."""
+    return each.modality == "image" or (each.modality == "text" and bool(_words(each)))
+
+
+def made(each: Input) -> Iterator[Arrays]:
+    """Arrays for the backbone of one input: texts of the sentences below and of words that its tokenizer knows, or pictures of noise and
+    flat shapes."""
     rng = np.random.default_rng(SEED)
-    words = _words(each) if each.modality == "text" else []
-    if words:
+    if each.modality == "text":
+        words = _words(each)
         for i in range(TEXTS):
             text = " ".join(rng.choice(SENTENCES, rng.integers(1, LONGEST + 1), replace=False))
             if i % 4 == 3:
                 text = " ".join(words[i] for i in rng.integers(0, len(words), rng.integers(1, WORDS)))
             yield encode_input(each, [Example({each.columns[0]: text})])[0]
-    elif each.modality == "image":
+    else:
         parse = registry.load("modalities", "image").plugin.parse
         for _ in range(PICTURES):
             yield encode_input(each, [Example({each.columns[0]: parse(picture(rng), each.processor)})])[0]
-    else:
-        shapes = {port.name: [int(a) if a.isdigit() else ROWS if a == "row" else 8 for a in port.axes] for port in spec.inputs}
-        floats = {port.name: port.dtype.startswith("float") for port in spec.inputs}
-        yield {
-            name: rng.normal(size=shape).astype(np.float32) if floats[name] else np.ones(shape, np.int64) for name, shape in shapes.items()
-        }
 
 
 def _words(each: Input) -> list[str]:

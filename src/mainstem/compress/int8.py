@@ -19,6 +19,7 @@ from mainstem.contracts import Array, Arrays
 
 VERSION = 1
 LEAST = 1 << 12  # numbers in a matrix, below which it stays as it is
+LEAST_KEPT = 1 << 8  # of one that only keeps its weights in 8 bits
 LEAST_PICTURE = 1 << 14  # of a convolution: the early ones have few weights and large pictures, and moving those costs more than is won
 ROWS, ROWS_EACH = 2048, 48  # rows of a value at most, and of each sample, by which weights are rounded
 _TABLE_MOST = 127  # integers of a table meet no other integers, so they have all 8 bits
@@ -113,7 +114,7 @@ def _padding(made: Graph, samples: list[Arrays]) -> None:
 def _kept(made: Graph, node: Any) -> None:
     """A convolution that computes as it did, its weights kept in int8 with a scale each channel and widened once, when it is loaded."""
     weights = made.constants.get(node.input[1])
-    if weights is None or weights.size < LEAST or weights.dtype != np.float32:
+    if weights is None or weights.size < LEAST_KEPT or weights.dtype != np.float32:
         return
     integers, scales = _windows.rounded(weights, tuple(range(1, weights.ndim)), _TABLE_MOST)
     nodes: list[Any] = []
