@@ -51,7 +51,7 @@ def test_a_product_of_integers_and_its_constant_give_the_product_of_values(x_TK)
 
 
 def test_no_pair_of_products_overflows_16_bits():
-    assert 2 * _windows.STEPS * _windows.WEIGHT <= np.iinfo(np.int16).max
+    assert np.iinfo(np.int16).max >= 2 * _windows.STEPS * _windows.WEIGHT
     integers, scales = _windows.rounded(np.random.default_rng(2).normal(size=(64, 8)), 0)
     assert np.abs(integers).max() == _windows.WEIGHT
     assert scales.shape == (1, 8)

@@ -11,11 +11,12 @@ import onnxruntime
 from mainstem.contracts import Array, Arrays
 from mainstem.runtimes.onnx import function
 
+_OWN = "int8."  # begins the names of what is made here
 CONTRIB = "com.microsoft"  # operators of ONNX Runtime beside the standard's
 
 
 class Graph:
-    """The nodes of a graph in order; `replace` puts others in the place of one. Names that begin with "int8." are its own."""
+    """The nodes of a graph in order; `replace` puts others in the place of one. Names that begin with "int8." are made here."""
 
     def __init__(self, data: bytes) -> None:
         import onnx
@@ -31,7 +32,8 @@ class Graph:
         self.outputs = [output.name for output in self.model.graph.output]
         self.inputs = [given.name for given in self.model.graph.input]
         self._instead: dict[int, list[Any]] = {}
-        self._count = 0
+        own = [name for name in (*self.constants, *(o for node in self.nodes for o in node.output)) if name.startswith(_OWN)]
+        self._count = max((int(name.removeprefix(_OWN)) for name in own), default=0)
 
     def only_user(self, name: str, kind: str) -> Any:
         """The one node that uses a value, where there is one alone and it is of this kind; else None."""
@@ -93,4 +95,4 @@ class Graph:
 
     def _name(self) -> str:
         self._count += 1
-        return f"int8.{self._count}"
+        return f"{_OWN}{self._count}"
