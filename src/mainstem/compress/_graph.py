@@ -83,8 +83,12 @@ class Graph:
     def written(self) -> bytes:
         """The graph as it is now."""
         graph = self.model.graph
-        nodes = [new for node in self.nodes for new in self._instead.get(id(node), [node])]
-        used = {name for node in nodes for name in node.input} | set(self.outputs)
+        used, nodes = set(self.outputs), []
+        rewritten = [new for node in self.nodes for new in self._instead.get(id(node), [node])]
+        for node in reversed(rewritten):
+            if used & set(node.output):  # else nothing needs it any more
+                nodes.insert(0, node)
+                used |= set(node.input)
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(nodes)
         graph.initializer.extend(self.onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used)
