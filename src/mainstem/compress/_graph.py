@@ -83,7 +83,8 @@ class Graph:
     def written(self) -> bytes:
         """The graph as it is now."""
         graph = self.model.graph
-        used, nodes = set(self.outputs), []
+        used = set(self.outputs)
+        nodes: list[Any] = []
         rewritten = [new for node in self.nodes for new in self._instead.get(id(node), [node])]
         for node in reversed(rewritten):
             if used & set(node.output):  # else nothing needs it any more
