@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "seal": (RUNNING | {"evaluation"}, set()),
     "network": (GROUND | {"artifact", "tasks", "backbones", "nn"}, set()),
     "training": (MEASURING | {"data", "config"}, {"network"}),
+    "compress": (MEASURING, set()),
     "serve": (MEASURING, {"data"}),  # an uploaded file is read as any file
     "api": (GROUND | {"artifact"}, ALL - {"cli", "network", "nn"}),
     "sklearn": (GROUND | {"modalities"}, {"api", "data", "seal", "training"}),

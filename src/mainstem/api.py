@@ -167,6 +167,38 @@ def export(run: Path | str, out: Path | str, data: Any = None, *, say: Say = lam
     return Model(training.export(Path(run), Path(out), data, say=say).model)
 
 
+def compress(
+    model: Path | str,
+    out: Path | str,
+    data: Any = None,
+    *,
+    method: str = "int8",
+    say: Say = lambda text: None,
+) -> Model:
+    """A model with its backbones compressed, written and sealed at `out`; equal backbones give equal graphs, whatever their task.
+
+    data: rows with answers in any form that `train` takes, to measure both models on besides the replay. Raises MainstemError where there
+    is nothing to compress, and where the result would answer otherwise than is allowed.
+    """
+    from mainstem import registry
+    from mainstem.compress import _model
+
+    if Path(out).exists():
+        raise MainstemError("this exists already", where=str(out), do="Choose another place with -o.")
+    registry.load("compress", method)  # a wrong name is told before the model is read
+    _need_onnx()
+    source = Model(model)
+    _model.compress(source.path, Path(out), method, None if data is None else source.read(data), say)
+    return Model(out)
+
+
+def _need_onnx() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("onnx") is None:
+        raise MainstemError("rewriting graphs needs onnx", do="pip install 'mainstem[tables]'.")
+
+
 def pretrain(
     data: str | Path = "",
     objective: str = "",

@@ -19,8 +19,11 @@ from typing import Any
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError, suggest
 
-KINDS = ("tasks", "objectives", "backbones", "modalities", "runtimes")
-_SINGULAR = {"tasks": "task", "objectives": "objective", "backbones": "backbone", "modalities": "modality", "runtimes": "runtime"}
+KINDS = ("tasks", "objectives", "backbones", "modalities", "runtimes", "compress")
+_SINGULAR = {
+    **{"tasks": "task", "objectives": "objective", "backbones": "backbone", "modalities": "modality", "runtimes": "runtime"},
+    "compress": "method of compression",
+}
 
 # The hub's names of tasks, and common ones, beside ours.
 ALIASES = {

@@ -18,9 +18,10 @@ VERBS = {
     "serve": "answer predictions over HTTP",
     "pretrain": "train a backbone from scratch, or go on from one that was brought",
     "export": "seal what an unfinished run has, or a backbone alone, as a model",
+    "compress": "make a model smaller and faster, and seal it again",
     "inspect": "what data, a model or a run is, what looks wrong, whether a pretraining run fits",
     "example": "write a small data set and the command that uses it",
-    "list": "tasks, objectives, backbones, modalities, runtimes",
+    "list": "tasks, objectives, backbones, modalities, runtimes, methods of compression",
     "doctor": "what is installed, what is missing, what this machine can do",
 }
 MISTAKE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

@@ -133,6 +133,10 @@ def _about(about: Mapping[str, Any]) -> None:
         print(about["chosen"])
     if about.get("holds"):
         print(about["holds"])
+    if about.get("compressed"):
+        from mainstem.compress._model import describe
+
+        print(describe(about["compressed"]))
     figures = {name: entry["value"] for name, entry in about.get("metrics", {}).items() if entry.get("value") is not None}
     if figures:
         print("measured: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))

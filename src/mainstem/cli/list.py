@@ -1,4 +1,4 @@
-"""`mainstem list tasks|objectives|backbones|modalities|runtimes`."""
+"""`mainstem list tasks|objectives|backbones|modalities|runtimes|compress`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mainstem import registry
 from mainstem.errors import MainstemError
 
 
-def command(kind: Annotated[str, Argument(metavar="KIND", help="tasks, objectives, backbones, modalities or runtimes")]) -> None:
+def command(kind: Annotated[str, Argument(metavar="KIND", help="tasks, objectives, backbones, modalities, runtimes or compress")]) -> None:
     """What there is, a line each. Nothing heavy is imported for it."""
     lines = [_backbone(name) if kind == "backbones" else [name.replace("_", "-"), _summary(kind, name)] for name in registry.names(kind)]
     if kind == "backbones":
