@@ -21,7 +21,7 @@ def body(rng, rows=1):
 
 def mix(count, folders, big_path, seconds, of_row, times, load):
     """Small requests alone, then among big ones; big ones alone. The load is the same with and without."""
-    with serving.Server(folders, Scheduler(queue=5), of_row) as server:
+    with serving.Server(folders, Scheduler(queue=30), of_row) as server:
         capacity = server.models.find("table").line.engine.lanes / of_row
         small = serving.Load(server.port, "/predict/table", body)
         big = serving.Load(server.port, big_path, lambda rng: body(rng, times), seed=1)
