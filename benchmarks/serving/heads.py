@@ -19,7 +19,8 @@ import torch
 
 from mainstem.contracts import Feature, GraphSpec, Port
 from mainstem.nn.heads import Head
-from mainstem.runtimes import linear, onnx
+from mainstem.runtimes import _linear as linear
+from mainstem.runtimes import onnx
 
 HEADS, CLASSES, WIDTH, REPEATS, BLOCKS = 20, 20, 384, 200, 15
 SETTINGS = {"hidden": (), "activation": "relu", "norm": "none", "dropout": 0.0, "init": "default", "standardize": ("text",)}

@@ -3,9 +3,9 @@
 The replay that a model is sealed with was recorded on PyTorch; `verify`, `predict` and the server run on ONNX Runtime.
 """
 
+import asyncio
 import io
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -130,22 +130,21 @@ def test_answers_do_not_depend_on_the_batch(name, trained):
 def test_merged_with_other_requests_it_answers_the_same(name, trained):
     model = trained(name).model
     rows = asked(model, name)
-    models = Models({"m": model.path})
-    models.scheduler.gather = 5.0  # everyone who may call is waited for: what merges does not depend on the machine's load
-    started = threading.Barrier(len(rows))
 
-    def ask(row):
-        served = models.find("m")
-        with models.scheduler.request():
-            started.wait()
-            return served.pipeline.predict(Rows({key: [cell] for key, cell in row.items()}), served.runner)[0][0]
+    async def run():
+        models = Models({"m": model.path})
+        async with models.running():
+            await asyncio.to_thread(models.done.wait)
+            served, scheduler = models.find("m"), models.scheduler
+            calls, runs = scheduler.calls, scheduler.runs
+            answers = await asyncio.gather(*(served.answer(None, Rows({key: [cell] for key, cell in row.items()}), {}) for row in rows))
+            return [answer for [answer] in answers], scheduler.calls - calls, scheduler.runs - runs
 
-    with ThreadPoolExecutor(len(rows)) as pool:
-        answers = list(pool.map(ask, rows))
+    answers, calls, runs = asyncio.run(run())
     for lone, merged in zip(model.predict(rows), answers, strict=True):
         assert not isinstance(merged, MainstemError)
         assert same(model, lone, model.pipeline.render(merged))
-    assert models.scheduler.runs < models.scheduler.calls / 2
+    assert runs < calls / 2
 
 
 def test_are_served_side_by_side(trained):

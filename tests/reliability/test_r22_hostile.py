@@ -1,5 +1,6 @@
 """Row 22: data never becomes code. Hostile artifacts through every load path, watched by an audit hook in a process of its own."""
 
+import asyncio
 import json
 import os
 import pickle
@@ -224,15 +225,16 @@ def use(model, rows):
     def load():
         ms.load(model).predict(rows)
 
-    def refuse(error):  # the server answers 503 for a model whose replay failed
-        raise error
+    async def serve():
+        failed = []
+        models = Models({"m": model})
+        async with models.running(failed.append):
+            await asyncio.to_thread(models.done.wait)
+            if failed:  # the server answers 503 for a model whose replay failed
+                raise failed[0]
+            await models.find("m").answer(None, Rows({name: [row[name] for row in rows] for name in rows[0]}), {})
 
-    def serve():
-        served = Models({"m": model})
-        served.replay(refuse)
-        next(iter(served)).predict(Rows({name: [row[name] for row in rows] for name in rows[0]}))
-
-    refused = [one(load), one(lambda: seal.verify(model)), one(serve)]
+    refused = [one(load), one(lambda: seal.verify(model)), one(lambda: asyncio.run(serve()))]
     if any(refused):
         raise next(error for error in refused if error)
 

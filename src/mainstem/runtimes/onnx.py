@@ -23,7 +23,8 @@ import onnxruntime
 from mainstem.artifact import Adapter, inside, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
-from mainstem.runtimes import _lowrank, linear
+from mainstem.runtimes import _linear as linear
+from mainstem.runtimes import _lowrank
 from mainstem.runtimes._calls import Bound, Function, GraphRunner, threads
 from mainstem.runtimes._protobuf import has_external_data
 

@@ -23,7 +23,7 @@ from mainstem import artifact, files, seal
 from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
-from mainstem.runtimes import linear
+from mainstem.runtimes import _linear as linear
 from mainstem.runtimes._calls import prepare, threads
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports

@@ -6,7 +6,8 @@ import torch
 
 from mainstem.contracts import Feature, GraphSpec, Port
 from mainstem.nn.heads import Head
-from mainstem.runtimes import linear, onnx
+from mainstem.runtimes import _linear as linear
+from mainstem.runtimes import onnx
 
 SETTINGS = {"hidden": (), "activation": "relu", "norm": "none", "dropout": 0.1, "init": "default", "standardize": ()}
 ONE, THREE = {"text.mean": 6}, {"text.mean": 6, "image.pooled": 5, "table.numbers": 3}
