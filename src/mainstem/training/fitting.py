@@ -313,7 +313,7 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
     seeds = seeds_of(encoded.examples, table)
     predictions: dict[int, Prediction | MainstemError] = {}
     parts: list[Mapping[str, Any]] = []
-    for indices in chunked(len(encoded), encoded.lengths):
+    for indices in chunked(len(encoded), encoded.lengths, pipeline.at_once):
         last: list[Mapping[str, Any]] = [{}]
 
         def watch(call: Call, outputs: Mapping[str, Any], last: list[Mapping[str, Any]] = last) -> None:
