@@ -144,11 +144,6 @@ class Pipeline:
         settings = self.artifact.schema.targets[0].settings if self.artifact.schema.targets else {}
         return Processors(self.artifact.inputs, self.artifact.target, self.task.target or "", settings)
 
-    @property
-    def at_once(self) -> int:
-        """Examples that are encoded and predicted at a time: more where no backbone reads them, and what is common to rows costs most."""
-        return CHUNK if any(each.backbone for each in self.artifact.inputs) else 4 * CHUNK
-
     def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
         """Raw rows → typed values, and errors by row."""
         return self.artifact.schema.parse(rows, target=target)
@@ -207,7 +202,7 @@ class Pipeline:
     ) -> Answers:
         seeds = seeds_of(examples, table)
         answers: dict[int, Prediction | MainstemError] = {}
-        for part in chunked(len(examples), self.processors.lengths(examples), self.at_once):
+        for part in chunked(len(examples), self.processors.lengths(examples), at_once(self.artifact.inputs)):
             batch = self.task.encode([examples[i] for i in part], self.processors)
             placed = None if emit is None else _placed(emit, part)
             made = drive(start(batch, [seeds[i] for i in part]), runner, emit=placed)
@@ -400,6 +395,11 @@ async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None
             answer = tuple(await asyncio.gather(*map(ask, asked)))
         else:
             answer = await ask(asked)
+
+
+def at_once(inputs: Sequence[Input]) -> int:
+    """Examples that are encoded and predicted at a time: more where no backbone reads them, and what is common to rows costs most."""
+    return CHUNK if any(each.backbone for each in inputs) else 4 * CHUNK
 
 
 def chunked(rows: int, lengths: Array | None = None, size: int = CHUNK) -> Iterator[Array]:

@@ -14,7 +14,7 @@ from mainstem.artifact import Artifact, Input
 from mainstem.config import Candidate, InputSettings, Training
 from mainstem.contracts import Array, Arrays, Call, Example, GraphSpec, Info, Prediction, Runner, State, Table, Task, Value
 from mainstem.errors import MainstemError
-from mainstem.inference import Pipeline, Processors, chunked, drive, encoder, fit_input, seeds_of
+from mainstem.inference import Pipeline, Processors, at_once, chunked, drive, encoder, fit_input, seeds_of
 from mainstem.runtimes._calls import GraphRunner
 from mainstem.training.loader import Encoded
 
@@ -313,7 +313,7 @@ def answers(fitted: Fitted, table: Table) -> tuple[list[Prediction | MainstemErr
     seeds = seeds_of(encoded.examples, table)
     predictions: dict[int, Prediction | MainstemError] = {}
     parts: list[Mapping[str, Any]] = []
-    for indices in chunked(len(encoded), encoded.lengths, pipeline.at_once):
+    for indices in chunked(len(encoded), encoded.lengths, at_once(fitted.artifact.inputs)):
         last: list[Mapping[str, Any]] = [{}]
 
         def watch(call: Call, outputs: Mapping[str, Any], last: list[Mapping[str, Any]] = last) -> None:
