@@ -161,6 +161,8 @@ class Engine:
         asked = ("float32", "bfloat16") if self.settings.precision == "auto" else (self.settings.precision,)
         held = [(b, b.clone()) for network in self.networks.values() for b in network.buffers()]
         rng, batch = np.random.default_rng(0), self._told(batch)
+        if self.parts > 1 and not self.task.batch_coupled:  # memory may hold no more than a part
+            batch = part_of(batch, np.arange(-(-batch.examples // self.parts)))
 
         def once() -> float:  # in processor seconds, which other programs on the machine disturb little
             start = time.process_time()
