@@ -1,13 +1,17 @@
-"""A real server over real sockets, in a thread of the test's own process."""
+"""A real server over real sockets, in a thread of the test's own process, and a model that it must refuse."""
 
 import contextlib
+import shutil
 import threading
 import time
 
+import numpy as np
+import safetensors.numpy
 import uvicorn
 
 from mainstem.serve.app import build
 from mainstem.serve.models import Models
+from mainstem.testing.faults import relist
 
 
 @contextlib.contextmanager
@@ -28,3 +32,14 @@ def live(folders, **settings):
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def altered(folder, place):
+    """A copy of a model whose replay expects other answers, its manifest written anew."""
+    shutil.copytree(folder, place)
+    arrays = safetensors.numpy.load_file(place / "replay/arrays.safetensors")
+    name = next(n for n in arrays if n.startswith("call/"))
+    arrays[name] = (arrays[name] + np.float32(0.5)).astype(arrays[name].dtype)
+    (place / "replay/arrays.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    relist(place)
+    return place

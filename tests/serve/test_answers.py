@@ -120,7 +120,7 @@ def test_a_request_that_takes_too_long_is_ended(folders):
     models = Models(folders)
 
     class Slow:
-        name, pipeline, ready = "dear", models.by_name["dear"].pipeline, True
+        name, pipeline, ready, version, digest = "dear", models.by_name["dear"].pipeline, True, 1, ""
         cancelled = threading.Event()
 
         def check_ready(self):

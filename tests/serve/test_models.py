@@ -7,16 +7,14 @@ import shutil
 import signal
 import time
 
-import numpy as np
 import pytest
-import safetensors.numpy
+from live_server import altered
 
 from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
 from mainstem.seal import Mismatch
 from mainstem.serve.models import Models
 from mainstem.serve.scheduler import Cancelled
-from mainstem.testing.faults import relist
 
 ROW = {"area": [70.5], "rooms": [3], "城区": ["朝阳"]}
 
@@ -77,17 +75,6 @@ def test_a_version_is_loaded_beside_the_old_one_and_taken_back(table_run, number
                 await models.rollback("rent")
 
     asyncio.run(run())
-
-
-def altered(folder, place):
-    """A copy that expects other answers."""
-    shutil.copytree(folder, place)
-    arrays = safetensors.numpy.load_file(place / "replay/arrays.safetensors")
-    name = next(n for n in arrays if n.startswith("call/"))
-    arrays[name] = (arrays[name] + np.float32(0.5)).astype(arrays[name].dtype)
-    (place / "replay/arrays.safetensors").write_bytes(safetensors.numpy.save(arrays))
-    relist(place)
-    return place
 
 
 def test_a_version_that_does_not_reproduce_is_refused_and_the_old_one_stays(table_run, tmp_path):

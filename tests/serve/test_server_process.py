@@ -3,18 +3,14 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 
-import numpy as np
 import pytest
-import safetensors.numpy
-
-from mainstem.testing.faults import relist
+from live_server import altered
 
 PROGRAM = "import json, sys; from mainstem.cli import main; code = main(sys.argv[1:]); print(json.dumps([code, sorted(sys.modules)]))"
 NEVER = ("onnxruntime", "torch", "transformers", "timm", "pandas", "sklearn", "onnx", "pyarrow", "matplotlib", "rich.progress")
@@ -78,19 +74,8 @@ def test_it_verifies_against_a_live_server(table_run):
         process.communicate(timeout=20)
 
 
-def tampered(folder, place):
-    """A copy whose replay expects something else, its manifest written anew."""
-    shutil.copytree(folder, place)
-    arrays = safetensors.numpy.load_file(place / "replay/arrays.safetensors")
-    name = next(n for n in arrays if n.startswith("call/"))
-    arrays[name] = (arrays[name] + np.float32(0.5)).astype(arrays[name].dtype)
-    (place / "replay/arrays.safetensors").write_bytes(safetensors.numpy.save(arrays))
-    relist(place)
-    return place
-
-
 def test_a_model_that_answers_otherwise_stops_the_server(table_run, tmp_path):
-    process = start(f"dear={tampered(table_run.path / 'model', tmp_path / 'model')}", "--port", "0")
+    process = start(f"dear={altered(table_run.path / 'model', tmp_path / 'model')}", "--port", "0")
     out, err = process.communicate(timeout=30)
     assert json.loads(out)[0] == 2
     assert "error: dear: this does not answer as the measured model did: replay row 1, stage call head" in err

@@ -102,9 +102,9 @@ def stamp(served: Served) -> dict[str, str]:
     return {"x-model-version": version, "x-model-digest": digest}
 
 
-def identity(served: Any) -> tuple[str, str]:
-    """Version and digest of a model."""
-    return str(getattr(served, "version", "1")), str(getattr(served, "digest", ""))
+def identity(served: Served) -> tuple[str, str]:
+    """Version and digest of a model, as answers name them."""
+    return str(served.version), served.digest
 
 
 def count(request: Request, served: Served, answers: Answers | MainstemError) -> None:
