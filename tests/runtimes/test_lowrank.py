@@ -12,7 +12,7 @@ from mainstem.artifact import read_adapter
 from mainstem.contracts import ADAPTER, GraphSpec, Port
 from mainstem.errors import MainstemError
 from mainstem.nn import decoder, encoder, lora
-from mainstem.runtimes import _lowrank, onnx
+from mainstem.runtimes import _lowrank, _widths, onnx
 from mainstem.runtimes import torch as live
 
 TEXT = (Port("ids", "int64", ("row", "pad:tokens")), Port("mask", "int64", ("row", "pad:tokens")))
@@ -180,8 +180,8 @@ def test_banks_hold_each_rank_padded_with_zeros(bert, tmp_path):
 
 
 def test_adapters_come_and_go_while_calls_run(bert, tmp_path, monkeypatch):
-    data, sessions, real = bert.graph(), [], onnx.session
-    monkeypatch.setattr(onnx, "session", lambda data, where="": sessions.append(where) or real(data, where))
+    data, sessions, real = bert.graph(), [], _widths.sessions
+    monkeypatch.setattr(_widths, "sessions", lambda data, widths: sessions.append(widths) or real(data, widths))
     first, a = adapted(bert, ("query", "value"), tmp_path / "a")
     second, b = adapted(bert, ("query", "value"), tmp_path / "b", rank=7, seed=2)
     graph = onnx.Graph(data, adapter=a)

@@ -138,10 +138,10 @@ def test_fifty_requests_at_once_of_two_models_answer_as_alone(http):
 
 
 def test_equal_weights_share_one_session(table_run, monkeypatch):
-    from mainstem.runtimes import onnx
+    from mainstem.runtimes import _widths
 
-    opened, real = [], onnx.session
-    monkeypatch.setattr(onnx, "session", lambda data, where="": opened.append(where) or real(data, where))
+    opened, real = [], _widths.sessions
+    monkeypatch.setattr(_widths, "sessions", lambda data, widths: opened.append(widths) or real(data, widths))
     models = Models({"a": table_run.path, "b": table_run.path / "model"})
     with client(models) as http:
         wait_until_ready(http)

@@ -83,9 +83,9 @@ def test_objects_are_never_sent():
 
 def test_runs_answers_and_ports_survive_the_way():
     parts = [engine.Part({"x": ARRAYS[0]}, [(3, None), (4, np.array([1, 0]))]), engine.Part({"x": ARRAYS[0], "y": ARRAYS[3]})]
-    header, arrays = engine.pack_run(5, parts, ("a", "b"), ("past",))
-    number, found, wanted, keep = engine.unpack_run(*channel.unpack(*packed(header, arrays)))
-    assert (number, wanted, keep) == (5, ("a", "b"), ("past",))
+    header, arrays = engine.pack_run(5, parts, ("a", "b"), ("past",), 2)
+    number, found, wanted, keep, cores = engine.unpack_run(*channel.unpack(*packed(header, arrays)))
+    assert (number, wanted, keep, cores) == (5, ("a", "b"), ("past",), 2)
     assert [sorted(part.arrays) for part in found] == [["x"], ["x", "y"]]
     assert found[0].held[0] == (3, None)
     assert found[0].held[1][1].tolist() == [1, 0]

@@ -281,6 +281,8 @@ def test_what_nobody_waits_for_is_never_run():
         sums.gate.clear()
         busy = asyncio.create_task(bench.ask(graph, call([1])))
         await asyncio.sleep(0.02)
+        ahead = asyncio.create_task(bench.ask(graph, call([1, 1])))
+        await asyncio.sleep(0.02)
         gone = [asyncio.create_task(bench.ask(graph, call([i]))) for i in range(2, 6)]
         late = asyncio.create_task(bench.ask(graph, call([9]), timeout=0.05))
         with bench.scheduler.ticket(bench.line, "a") as ticket:
@@ -297,12 +299,13 @@ def test_what_nobody_waits_for_is_never_run():
             await late
         sums.gate.set()
         await busy
+        await ahead
         await asyncio.sleep(0.05)
         assert not bench.line.waiting()
         assert bench.scheduler.requests == 0
         return sums.rows
 
-    assert asyncio.run(run()) == [1]
+    assert asyncio.run(run()) == [1, 2]
 
 
 def test_one_of_two_who_ask_the_same_may_leave():

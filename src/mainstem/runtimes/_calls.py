@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from mainstem.contracts import Array, Arrays, Call, GraphSpec, Kept, Port
 from mainstem.runtimes._join import rows_of
 
+CORES: ContextVar[int] = ContextVar("cores", default=0)  # that runs which are started in this context may use; 0: all
 Function = Callable[[Arrays, tuple[str, ...]], dict[str, Array]]  # (inputs, wanted outputs) → outputs
 
 

@@ -11,7 +11,8 @@ import io
 import itertools
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as kept
 from pathlib import Path
@@ -24,7 +25,7 @@ from mainstem.artifact import Adapter, inside, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
 from mainstem.runtimes import _linear as linear
-from mainstem.runtimes import _lowrank
+from mainstem.runtimes import _lowrank, _widths
 from mainstem.runtimes._calls import Bound, Function, GraphRunner, threads
 from mainstem.runtimes._protobuf import has_external_data
 
@@ -119,16 +120,16 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
 
     Raises MainstemError where it holds external data or is not a graph.
     """
-    try:
+    with _told(where):
         _refuse_external(data, where)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a thread that waits leaves its core to others
-        left_out = ["ConstantFolding"] if once else []
-        made = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
-        made._model_bytes = None  # else it holds the file's bytes as well as its weights for as long as it lives
-        return made
+        return _widths.session(data, threads(), ["ConstantFolding"] if once else [])
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """What the runtime raises about a graph, as a MainstemError."""
+    try:
+        yield
     except MainstemError:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base
@@ -141,14 +142,14 @@ def _refuse_external(data: bytes, where: str) -> None:
         raise MainstemError("this graph keeps tensors outside its file, which is refused", where=where, do="Export it as a single file.")
 
 
-def function(made: onnxruntime.InferenceSession) -> Function:
-    """A session as a function on arrays."""
-
-    taken = {i.name.removeprefix(_TAKEN): i.name for i in made.get_inputs()}
+def function(made: onnxruntime.InferenceSession | _widths.Sessions) -> Function:
+    """A session as a function on arrays; of several widths, each run takes the one that its context allows."""
+    sessions = made if isinstance(made, Mapping) else {threads(): made}
+    taken = {i.name.removeprefix(_TAKEN): i.name for i in _widths.chosen(sessions).get_inputs()}
 
     def run(arrays: Arrays, wanted: tuple[str, ...]) -> dict[str, Array]:
         feed = {taken[name]: np.ascontiguousarray(array) for name, array in arrays.items() if name in taken}
-        return dict(zip(wanted, made.run(list(wanted), feed), strict=True))
+        return dict(zip(wanted, _widths.chosen(sessions).run(list(wanted), feed), strict=True))
 
     return run
 
@@ -184,9 +185,12 @@ class Graph:
     Its input "adapter" [row] says which of them a row takes, 0 for none.
     """
 
-    def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None) -> None:
-        """Raises MainstemError where the bytes are no graph, or have no place for the adapter."""
-        self.where = where
+    def __init__(self, data: bytes, where: str = "", adapter: Adapter | None = None, widths: Sequence[int] = ()) -> None:
+        """widths: of its sessions; none: one with a thread a core.
+
+        Raises MainstemError where the bytes are no graph, or have no place for the adapter.
+        """
+        self.where, self.widths = where, widths or (threads(),)
         self._changing = threading.Lock()
         self._numbers = itertools.count(1)  # never given twice: a call that waits must not meet another's adapter
         self._loaded = self._load(data, _lowrank.sizes_of(adapter) if adapter else {})
@@ -219,19 +223,22 @@ class Graph:
         groups: tuple[_lowrank.Group, ...] = ()
         if sizes:
             try:
-                _refuse_external(data, self.where)
                 data, groups = _lowrank.branch(data, sizes, self.where)
             except (ValueError, IndexError, StopIteration) as error:
                 raise MainstemError(f"this is not a graph that can be adapted: {error}", where=self.where) from error
-        run = function(session(data, self.where))
+        with _told(self.where):
+            _refuse_external(data, self.where)
+            run = function(_widths.sessions(data, self.widths))
         return _Loaded(run, sizes, groups, {}, {}, _lowrank.stack(groups, sizes, []))
 
 
 _NONE = np.zeros(1, np.int64)  # no adapter, in all rows
 
 
-def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None) -> GraphRunner:
-    """A Runner over the graphs of a model folder. Graphs of equal bytes share one session through `cache`.
+def runner(
+    folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, Function] | None = None, widths: Sequence[int] = ()
+) -> GraphRunner:
+    """A Runner over the graphs of a model folder. Graphs of equal bytes share their sessions through `cache`. widths: as in `Graph`.
 
     By bytes, not by `weights_id`: that is what a folder says of itself, and one that claims another model's id must not answer for it.
     """
@@ -239,7 +246,7 @@ def runner(folder: Path | str, specs: Mapping[str, GraphSpec], cache: dict[str, 
     paths = {name: folder / "onnx" / f"{name}.onnx" for name in specs}
     adapters = {name: _adapter(folder, spec) for name, spec in specs.items() if spec.adapter}
     graphs = {name: path.read_bytes() for name, path in paths.items()}
-    return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters), specs)
+    return GraphRunner(functions(graphs, {name: str(path) for name, path in paths.items()}, cache, adapters, widths), specs)
 
 
 def _adapter(folder: Path, spec: GraphSpec) -> Adapter:
@@ -254,6 +261,7 @@ def functions(
     where: Mapping[str, str] | None = None,
     cache: dict[str, Function] | None = None,
     adapters: Mapping[str, Adapter] | None = None,
+    widths: Sequence[int] = (),
 ) -> dict[str, Function]:
     """A function for each graph but those "NAME.shared", whose outputs become further inputs of NAME. `where`: files, for messages.
 
@@ -266,7 +274,7 @@ def functions(
         key = hashlib.sha256(data + graphs.get(shared, b"")).hexdigest()
         if key not in cache:
             whole = None if adapter or shared in graphs else linear.read(data)
-            alone = whole or Graph(data, where.get(name, ""), adapter)
+            alone = whole or Graph(data, where.get(name, ""), adapter, widths)
             cache[key] = _with_shared(alone, graphs[shared], where.get(shared, "")) if shared in graphs else alone
         made[name] = _bound(cache[key], adapter, data) if adapter else cache[key]
     return made

@@ -103,8 +103,9 @@ def receive(connection: socket.socket) -> Message | None:
     prefix = _exactly(connection, _LENGTHS.size)
     if prefix is None:
         return None
-    header, body = (_exactly(connection, size) for size in lengths(prefix))
-    return None if header is None or body is None else unpack(bytes(header), body)
+    header, body = lengths(prefix)
+    data = _exactly(connection, header + body)
+    return None if data is None else unpack(memoryview(data)[:header], memoryview(data)[header:])
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray | None:

@@ -4,7 +4,7 @@
 as an engine needs: neither HTTP nor what reads and encodes inputs.
 
     open  {"model", "folder", "graphs": {name: Ports}}        → {"graphs": {name: [number, {input: value of each row}]}}
-    run   {"graph": number, "wanted", "keep", "parts"}        → {"parts", "seconds"}
+    run   {"graph": number, "wanted", "keep", "cores", "parts"} → {"parts", "seconds"}
     close {"model"} · free {"handles"}                          (no answer)
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import signal
 import socket
 import sys
@@ -27,11 +26,12 @@ import numpy as np
 
 from mainstem.contracts import Array, Arrays, GraphSpec, Port
 from mainstem.errors import MainstemError
-from mainstem.runtimes._calls import Function, by_name
+from mainstem.runtimes._calls import CORES, Function, by_name
 from mainstem.runtimes._join import join, lengths_of, rows_of, split, trim
 from mainstem.serve import channel
 
 BEAT = 1.0  # seconds between two signs of life
+AHEAD = 1  # runs that are handed over before a lane is free: none idles while the front reads an answer
 Ports = tuple[tuple[Port, ...], tuple[Port, ...], str]  # inputs, outputs, and the adapter that the graph runs with, "" for none
 
 
@@ -77,12 +77,12 @@ class Engine:
 
         Verify the folder first. Raises MainstemError where a graph cannot be read.
         """
-        from mainstem.runtimes import onnx
+        from mainstem.runtimes import _widths, onnx
 
         specs = {name: _spec(*ports) for name, ports in graphs.items()}
         with self._lock:
             try:
-                functions = onnx.runner(folder, specs, self._sessions).functions
+                functions = onnx.runner(folder, specs, self._sessions, _widths.widths()).functions
             except (OSError, KeyError, ValueError) as error:
                 raise MainstemError(f"a graph cannot be read ({type(error).__name__}: {error})", where=str(folder)) from error
             opened: dict[str, tuple[int, dict[str, int]]] = {}
@@ -107,8 +107,9 @@ class Engine:
                 if all(graph.function is not gone.function for graph in self._graphs.values()):
                     self._sessions = {key: f for key, f in self._sessions.items() if f is not gone.function}
 
-    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...]) -> list[Answered]:
-        """Run these calls as one and part the answer again: each is answered as it would be alone."""
+    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...], cores: int = 0) -> list[Answered]:
+        """Run these calls as one and part the answer again: each is answered as it would be alone. cores: that it may use, 0 for all."""
+        CORES.set(cores)
         graph = self._graphs[number]
         given = [self._taken_up(part) for part in parts]
         counts = [rows_of(arrays, graph.inputs) for arrays in given]
@@ -161,7 +162,9 @@ def _spec(inputs: tuple[Port, ...], outputs: tuple[Port, ...], adapter: str) -> 
 # --- the process --------------------------------------------------------------------------------------------------------
 
 
-def pack_run(number: int, parts: Sequence[Part], wanted: Sequence[str], keep: Sequence[str]) -> tuple[dict[str, Any], list[Array]]:
+def pack_run(
+    number: int, parts: Sequence[Part], wanted: Sequence[str], keep: Sequence[str], cores: int
+) -> tuple[dict[str, Any], list[Array]]:
     """A run as a message's header and arrays."""
     arrays: list[Array] = []
     listed = []
@@ -173,16 +176,16 @@ def pack_run(number: int, parts: Sequence[Part], wanted: Sequence[str], keep: Se
             held.append((handle, None if picked is None else len(arrays)))
             arrays += [] if picked is None else [picked]
         listed.append((names, held))
-    return {"do": "run", "graph": number, "wanted": wanted, "keep": keep, "parts": listed}, arrays
+    return {"do": "run", "graph": number, "wanted": wanted, "keep": keep, "cores": cores, "parts": listed}, arrays
 
 
-def unpack_run(told: Mapping[str, Any], arrays: Sequence[Array]) -> tuple[int, list[Part], tuple[str, ...], tuple[str, ...]]:
+def unpack_run(told: Mapping[str, Any], arrays: Sequence[Array]) -> tuple[int, list[Part], tuple[str, ...], tuple[str, ...], int]:
     """The inverse of `pack_run`."""
     parts = [
         Part({name: arrays[i] for name, i in names.items()}, [(handle, None if i is None else arrays[i]) for handle, i in held])
         for names, held in told["parts"]
     ]
-    return told["graph"], parts, tuple(told["wanted"]), tuple(told["keep"])
+    return told["graph"], parts, tuple(told["wanted"]), tuple(told["keep"]), told["cores"]
 
 
 def pack_answers(answers: Sequence[Answered]) -> tuple[dict[str, Any], list[Array]]:
@@ -230,43 +233,57 @@ def fault(error: Exception) -> dict[str, Any]:
 
 
 class _Process:
-    """Answers the front's messages: runs in as many threads as there are lanes, loading in one of its own."""
+    """Answers the front's messages. Its threads take turns at reading: who reads a run runs it, and leaves the channel to the next."""
 
     def __init__(self, connection: socket.socket, lanes: int) -> None:
         self.connection, self.engine = connection, Engine()
-        self._sending = threading.Lock()
-        self._runs: queue.SimpleQueue[channel.Message] = queue.SimpleQueue()
-        for _ in range(lanes):
-            threading.Thread(target=self._lane, daemon=True).start()
+        self._sending, self._reading, self._free = threading.Lock(), threading.Lock(), threading.Semaphore(lanes)
+        self._threads = [threading.Thread(target=self._lane, daemon=True) for _ in range(lanes + AHEAD)]
         threading.Thread(target=self._beat, daemon=True).start()
 
     def serve(self) -> None:
-        """Until the other side is closed."""
-        while (message := channel.receive(self.connection)) is not None:
-            told, _ = message
-            if told["do"] == "run":
-                self._runs.put(message)
-            elif told["do"] == "open":
-                threading.Thread(target=self._open, args=(told,), daemon=True).start()
-            elif told["do"] == "close":
-                self.engine.close(told["model"])
-            elif told["do"] == "free":
-                self.engine.free(told["handles"])
+        """Until the other side is closed. One thread more than runs that are asked for, so that somebody always reads."""
+        for thread in self._threads:
+            thread.start()
+        self._lane()
+
+    def _lane(self) -> None:
+        try:
+            while (message := self._next()) is not None:
+                self._run(*message)
+                del message  # while it waits it holds nothing
+        except (OSError, channel.BrokenChannel):
+            pass
+        os._exit(0)  # runs under way have nobody to answer
+
+    def _next(self) -> channel.Message | None:
+        """The next run that is asked for; what else is asked is done on the way. None once the other side is closed."""
+        with self._reading:
+            while (message := channel.receive(self.connection)) is not None:
+                told, _ = message
+                if told["do"] == "run":
+                    return message
+                if told["do"] == "open":
+                    threading.Thread(target=self._open, args=(told,), daemon=True).start()
+                elif told["do"] == "close":
+                    self.engine.close(told["model"])
+                elif told["do"] == "free":
+                    self.engine.free(told["handles"])
+            return None
 
     def _send(self, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
         with self._sending:
             channel.send(self.connection, header, arrays)
 
-    def _lane(self) -> None:
-        while True:
-            told, arrays = self._runs.get()
+    def _run(self, told: Mapping[str, Any], arrays: Sequence[Array]) -> None:
+        with self._free:
             began = time.perf_counter()
             try:
                 header, results = pack_answers(self.engine.run(*unpack_run(told, arrays)))
             except Exception as error:  # whatever a graph raises must reach its own request, and no other
                 header, results = fault(error), []
-            self._send({"id": told["id"], "seconds": time.perf_counter() - began, **header}, results)
-            del told, arrays, header, results  # while it waits it holds nothing
+            seconds = time.perf_counter() - began
+        self._send({"id": told["id"], "seconds": seconds, **header}, results)
 
     def _open(self, told: Mapping[str, Any]) -> None:
         try:
@@ -285,15 +302,10 @@ def main() -> None:
     """Serve over the socket whose number is the first argument; the second says how many runs may be under way at a time."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the front decides when an engine ends
         signal.signal(number, signal.SIG_IGN)
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        process = _Process(connection, int(sys.argv[2]))
-        from mainstem.runtimes import onnx  # noqa: F401  # while the front is still busy with the folders
+    process = _Process(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    from mainstem.runtimes import onnx  # noqa: F401  # while the front is still busy with the folders
 
-        process.serve()
-    except (OSError, channel.BrokenChannel):
-        pass
-    os._exit(0)  # runs under way have nobody to answer
+    process.serve()
 
 
 if __name__ == "__main__":

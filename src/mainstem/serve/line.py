@@ -18,6 +18,7 @@ from mainstem.serve.calls import Asked, Graph
 from mainstem.serve.costs import LONGEST, steps
 
 MOST_ROWS = 1024  # of one run
+NEAREST = 16  # calls that wait longest, among which a call finds its mates: more would jump the queue
 LATER = 8.0  # a call is due so many times the seconds after its request came as the request has asked for
 LARGE = 4 * LONGEST  # seconds of a request from which on it lets smaller ones go first
 WAITED = 0.2  # weight of the newest request in what a model's row is expected to cost
@@ -117,6 +118,11 @@ class Line:
         """Every call that waits for its turn."""
         return [asked for mates in self._mates.values() for asked in mates]
 
+    def cores(self) -> int:
+        """Of the engine's, those that each of the runs under way and the calls that wait may use."""
+        lanes = int(self.engine.lanes)
+        return lanes // min(lanes, max(1, self.running + sum(map(len, self._mates.values()))))
+
     def free(self, handle: int, life: int) -> None:
         """What is kept under this handle is not needed any more. May be called from any thread."""
         if life == self.life:
@@ -156,7 +162,7 @@ class Line:
         cost = head.graph.shared.cost
         budget = cost.budget() if cost.known else LONGEST
         rows, lengths, each, cells, seconds = head.count, head.lengths, head.steps, head.cells, head.seconds
-        for mate in sorted(mates, key=lambda one: (abs(one.steps - head.steps), one.due)):
+        for mate in sorted(itertools.islice(mates, NEAREST), key=lambda one: (abs(one.steps - head.steps), one.due)):
             if mate.lengths == lengths:
                 wider, most = lengths, each
             else:

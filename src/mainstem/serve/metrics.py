@@ -49,12 +49,12 @@ class Metrics:
 
     def took(self, stage: str, model: str, seconds: float) -> None:
         """A stage of one request."""
-        self.observe("stage_seconds", seconds, stage=stage, model=model)
+        self._observe("stage_seconds", seconds, (("model", model), ("stage", stage)))
 
     def batch(self, graph: str, rows: int, padding: float) -> None:
         """One run of a graph."""
-        self.observe("batch_rows", rows, graph=graph)
-        self.observe("padding_share", padding, graph=graph)
+        self._observe("batch_rows", rows, (("graph", graph),))
+        self._observe("padding_share", padding, (("graph", graph),))
 
     def rejected(self, reason: str) -> None:
         """A request was turned away."""
@@ -62,9 +62,11 @@ class Metrics:
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count upwards (a gauge also down)."""
+        key = tuple(sorted(labels.items()))
         with self._lock:
-            if (key := self._key(name, labels)) is not None:
-                self._values[name][key] = self._values[name].get(key, 0) + amount
+            held = self._values[name]
+            if key in held or len(held) < MOST_SERIES:
+                held[key] = held.get(key, 0) + amount
 
     def put(self, name: str, rows: Sequence[tuple[Mapping[str, str], float]]) -> None:
         """All values of a gauge at once: what is not named is gone."""
@@ -73,19 +75,18 @@ class Metrics:
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """One value of a histogram."""
-        bounds = HELP[name][2]
+        self._observe(name, value, tuple(sorted(labels.items())))
+
+    def _observe(self, name: str, value: float, key: Key) -> None:
+        bounds, all_held = HELP[name][2], self._values[name]
         with self._lock:
-            if (key := self._key(name, labels)) is None:
-                return
-            held = self._values[name].setdefault(key, [[0] * (len(bounds) + 1), 0.0])
+            held = all_held.get(key)
+            if held is None:
+                if len(all_held) >= MOST_SERIES:
+                    return
+                held = all_held[key] = [[0] * (len(bounds) + 1), 0.0]
             held[0][bisect_left(bounds, value)] += 1
             held[1] += value
-
-    def _key(self, name: str, labels: Mapping[str, str]) -> Key | None:
-        """The labels as a key; None once there are too many."""
-        key = tuple(sorted(labels.items()))
-        held = self._values[name]
-        return key if key in held or len(held) < MOST_SERIES else None
 
     def render(self) -> str:
         """Everything, as text."""

@@ -21,6 +21,7 @@ from mainstem.serve.guard import check_host
 from mainstem.serve.manners import Manners
 from mainstem.serve.models import Models
 from mainstem.serve.scheduler import QUEUE, Scheduler
+from mainstem.serve.transport import Protocol
 
 GRACE = 20.0  # seconds that requests under way have to end once the server is told to stop
 LINGER = 0.3  # of these, how long it still takes requests while /ready says no already, so that whoever sends them can look
@@ -93,8 +94,8 @@ def _run(
     config = uvicorn.Config(
         build(models, failed=failed, manners=manners),
         log_level="warning",
-        loop="asyncio",
-        http="httptools",
+        loop="auto",  # uvloop, but on Windows
+        http=Protocol,
         ws="none",
         lifespan="on",
         server_header=False,
@@ -144,7 +145,9 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a body waits for its head to arrive (RFC 896)
+        return listener
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MainstemError(f"cannot listen on {host}:{port}: {reason}", do="Choose another with --host and --port.") from None

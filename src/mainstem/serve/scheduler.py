@@ -19,7 +19,7 @@ from mainstem.contracts import Array, Arrays, Call
 from mainstem.errors import MainstemError
 from mainstem.serve.calls import Asked, Graph
 from mainstem.serve.costs import LONGEST
-from mainstem.serve.engine import Answered
+from mainstem.serve.engine import AHEAD, Answered
 from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 
 QUEUE = 3.0  # seconds that a request may wait for its turn; one that would wait longer is refused
@@ -115,10 +115,11 @@ class Ticket:
 
     def charge(self, seconds: float) -> float:
         """A call of so many seconds is asked. Returns when it is due."""
+        due = self.began + LATER * self.asked
         self.asked += seconds
         if self.asked > self.planned:
             self._plan(self.asked)
-        return self.began + LATER * self.asked
+        return due
 
     def ran(self, seconds: float) -> None:
         """A call of so many seconds was answered."""
@@ -261,7 +262,7 @@ class Scheduler:
 
     def _dispatch(self, line: Line) -> None:
         self._due.discard(line)
-        while line.engine.up and line.running < line.engine.lanes and (group := line.take(self._forget)):
+        while line.engine.up and line.running < line.engine.lanes + AHEAD and (group := line.take(self._forget)):
             self._run(line, group)
 
     def _run(self, line: Line, group: list[Asked]) -> None:
@@ -270,7 +271,7 @@ class Scheduler:
         self.runs += 1
         try:
             parts = [asked.part() for asked in group]
-            future = line.engine.run(first.graph.shared.number, parts, first.wanted, first.keep)
+            future = line.engine.run(first.graph.shared.number, parts, first.wanted, first.keep, line.cores())
         except Exception as error:  # arrays that cannot be sent
             future = asyncio.get_running_loop().create_future()
             future.set_exception(error)

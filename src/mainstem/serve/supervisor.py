@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ LOADING = 600.0  # seconds that loading a model may take, without a sign of life
 TICK = 0.5
 BACK_OFF = 30.0  # seconds, at most, between two attempts to start an engine that keeps ending
 BUFFER = 1 << 20
+THRIFTY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}  # glibc keeps tens of MB less of what runs let go
 COMMAND = (sys.executable, "-P", "-m", "mainstem.serve.engine")
 
 Opened = dict[str, tuple[int, dict[str, int]]]
@@ -73,13 +75,13 @@ class Local:
         """Let go of a model."""
         self.engine.close(model)
 
-    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...]) -> Run:
+    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...], cores: int = 0) -> Run:
         """Run calls as one."""
 
         def work() -> tuple[list[Answered], float]:
             began = time.perf_counter()
             try:
-                return self.engine.run(number, parts, wanted, keep), time.perf_counter() - began
+                return self.engine.run(number, parts, wanted, keep, cores), time.perf_counter() - began
             except Exception as error:
                 raise error_of(fault(error)) from error
 
@@ -114,7 +116,7 @@ class _Process(asyncio.Protocol):
             for each in (self.ours, theirs):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
             asked = [*command, str(theirs.fileno()), str(lanes)]
-            self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**THRIFTY, **os.environ})
         self.reader = channel.Reader()
         self.transport: Any = None
         self.pending: dict[int, tuple[asyncio.Future[Any], float, bool]] = {}  # when it was asked, and whether it is to load
@@ -233,9 +235,9 @@ class Remote:
         if self._models.pop(model, None):
             self._process.tell({"do": "close", "model": model})
 
-    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...]) -> Run:
+    def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...], cores: int = 0) -> Run:
         """Run calls as one. The future raises EngineGone where the engine ends before it answers."""
-        sent = self._process.send(*pack_run(number, parts, wanted, keep))
+        sent = self._process.send(*pack_run(number, parts, wanted, keep, cores))
         answer: Run = asyncio.get_running_loop().create_future()
 
         def over(done: asyncio.Future[Any]) -> None:

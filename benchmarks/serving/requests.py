@@ -1,17 +1,19 @@
 """Requests a second over HTTP against what the same machine does with the same model when all texts are known beforehand.
 
-    python benchmarks/serving/http.py MODEL TEXTS.json [--seconds 20] [--json FILE]
+    python benchmarks/serving/requests.py MODEL TEXTS.json [--seconds 20] [--json FILE]
 
 MODEL: a model folder that takes one text; TEXTS: a list of texts of natural length. Cells of the server (closed loop, 1, 8 and 32
-connections) alternate with cells of the limit: texts sorted by length, the best of batches of 1, 4 and 8, one thread a core, encoding
-included. `share`: requests a second ÷ (limit × (1 − the load generator's share of the processors)). Processor time is user and
-system time of each process; on a machine that others use it says more than seconds do.
+connections) alternate with cells of the limit: tokenizer and backbone alone, texts sorted by length, the best of batches of 1, 2, 4
+and 8, one thread a core; beside one connection, one text at a time with all cores. `share`: requests a second ÷ (limit × (1 − the load
+generator's share of the processors)). Processor time is user and system time of each process; on a machine that others use it says
+more than seconds do.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -19,14 +21,17 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mainstem import artifact, seal
 from mainstem.contracts import Rows
+from mainstem.runtimes import _widths, onnx
+from mainstem.runtimes._calls import CORES
 
-BATCHES = (1, 4, 8)
+BATCHES = (1, 2, 4, 8)
 CONNECTIONS = (1, 8, 32)
 
 
@@ -46,22 +51,38 @@ class Limit:
     """What this machine does with this model offline."""
 
     def __init__(self, folder, texts):
-        self.pipeline, self.runner = seal.open_folder(artifact.find(folder))
-        [self.column] = self.pipeline.artifact.schema.columns
-        self.texts = sorted(texts, key=len)
+        pipeline, _ = seal.open_folder(artifact.find(folder))
+        self.task, self.processors, [self.column] = pipeline.task, pipeline.processors, pipeline.artifact.schema.columns
+        graphs = {name: spec for name, spec in pipeline.artifact.graphs.items() if name.startswith("backbone")}
+        self.runner = onnx.runner(artifact.find(folder), graphs, None, _widths.widths())
+        self.pipeline, self.sorted, self.texts = pipeline, sorted(texts, key=len), texts
+
+    def run(self, texts):
+        """Tokenize these and run the backbone: the first call that the task makes."""
+        table, _ = self.pipeline.parse(Rows({self.column.name: texts}))
+        batch = self.pipeline.encode(table)
+        call = self.pipeline.start(batch).send(None)
+        return self.runner(call[0] if isinstance(call, tuple) else call)
+
+    def one_at_a_time(self, seconds):
+        """Texts a second, each with all cores, and processor seconds a text."""
+        began, used, done = time.monotonic(), time.process_time(), 0
+        while time.monotonic() < began + seconds:
+            self.run([self.texts[done % len(self.texts)]])
+            done += 1
+        return done / (time.monotonic() - began), (time.process_time() - used) / done
 
     def cell(self, batch, seconds):
         """Texts a second, and processor seconds a text."""
-        starts = iter(np.random.default_rng(0).permutation(range(0, len(self.texts) - batch, batch)).tolist())
+        starts = itertools.cycle(np.random.default_rng(0).permutation(range(0, len(self.sorted) - batch, batch)).tolist())
         end, done, lock = time.monotonic() + seconds, [0], threading.Lock()
 
         def work():
+            CORES.set(1)
             while time.monotonic() < end:
                 with lock:
-                    start = next(starts, None)
-                if start is None:
-                    return
-                self.pipeline.predict(Rows({self.column.name: self.texts[start : start + batch]}), self.runner)
+                    start = next(starts)
+                self.run(self.sorted[start : start + batch])
                 with lock:
                     done[0] += batch
 
@@ -118,12 +139,13 @@ def main():
         asyncio.run(closed(port, "m", limit.column.name, texts, 8, options.seconds / 4))
         best = max(BATCHES, key=lambda batch: limit.cell(batch, options.seconds / 4)[0])
         for connections in CONNECTIONS:
-            before = limit.cell(best, options.seconds / 2)
+            offline = partial(limit.cell, best) if connections > 1 else limit.one_at_a_time
+            before = offline(options.seconds / 2)
             used, mine = [cpu(pid) for pid in pids], time.process_time()
             took = asyncio.run(closed(port, "m", limit.column.name, texts, connections, options.seconds))
             mine = time.process_time() - mine
             spent = [cpu(pid) - was for pid, was in zip(pids, used, strict=True)]
-            after = limit.cell(best, options.seconds / 2)
+            after = offline(options.seconds / 2)
             most, rate = (before[0] + after[0]) / 2, len(took) / options.seconds
             loader = mine / options.seconds / len(os.sched_getaffinity(0))
             report["cells"].append(
