@@ -17,18 +17,19 @@ CONFIG = {
 }
 
 
-def save(folder):
-    """The folder, with its files written."""
+def save(folder, **changes):
+    """The folder, with its files written. changes: of the configuration."""
     import torch
-    from safetensors.torch import save
+    from safetensors.torch import save as packed
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    network = BertModel(BertConfig(**CONFIG, initializer_range=0.5))
+    config = {**CONFIG, **changes}
+    network = BertModel(BertConfig(**config, initializer_range=0.5))
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_bytes(train_tokenizer(["some words to learn from", "一些词"] * 5, 300))
-    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    (folder / "model.safetensors").write_bytes(packed(weights, metadata={"format": "pt"}))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return folder

@@ -16,14 +16,12 @@ import asyncio
 import itertools
 import json
 import os
-import re
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
+import load
 import numpy as np
 
 from mainstem import artifact, seal
@@ -33,18 +31,8 @@ from mainstem.runtimes._calls import CORES
 
 BATCHES = (1, 2, 4, 8)
 CONNECTIONS = (1, 8, 32)
-
-
-def cpu(pid):
-    """User and system seconds of a process."""
-    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def pss(pid):
-    """MB of a process, shared pages by their share."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+NAME = "m"
+CORES_HERE = len(os.sched_getaffinity(0))
 
 
 class Limit:
@@ -95,26 +83,6 @@ class Limit:
         return done[0] / (time.monotonic() - began), (time.process_time() - used) / max(done[0], 1)
 
 
-async def closed(port, name, column, texts, connections, seconds):
-    """Every connection sends the next text once it has its answer. Returns the seconds of each."""
-    took, end, numbers = [], time.perf_counter() + seconds, iter(range(1 << 40))
-
-    async def work():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end:
-            body = json.dumps({"rows": [{column: texts[next(numbers) % len(texts)]}]}).encode()
-            began = time.perf_counter()
-            writer.write(b"POST /predict/%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % (name.encode(), len(body)) + body)
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
-            assert b" 200 " in head[:16], head
-            took.append(time.perf_counter() - began)
-        writer.close()
-
-    await asyncio.gather(*[work() for _ in range(connections)])
-    return took
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -124,38 +92,30 @@ def main():
     options = parser.parse_args()
     texts = json.loads(options.texts.read_text(encoding="utf-8"))
     limit = Limit(options.model, texts)
-    began = time.monotonic()
-    command = [sys.executable, "-m", "mainstem", "serve", f"m={options.model}", "--port", "0", "--queue", "30"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        said = ""
-        for line in server.stderr:
-            said += line
-            if line.startswith("ready"):
-                break
-        ready, port = time.monotonic() - began, int(re.search(r":(\d+)/", said)[1])
-        pids = [server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())]
-        report = {"ready_seconds": round(ready, 2), "ready_cpu_seconds": round(sum(map(cpu, pids)), 2), "cells": []}
-        asyncio.run(closed(port, "m", limit.column.name, texts, 8, options.seconds / 4))
+    asked = ((f"/predict/{NAME}", {"rows": [{limit.column.name: text}]}) for text in itertools.cycle(texts))
+    with load.serving({NAME: options.model}) as server:
+        report = {"ready_seconds": round(server.ready, 2), "pss_mb_before": round(server.pss(), 1), "cells": []}
+        asyncio.run(load.closed(server.port, asked, 8, options.seconds / 4))
         best = max(BATCHES, key=lambda batch: limit.cell(batch, options.seconds / 4)[0])
         for connections in CONNECTIONS:
             offline = partial(limit.cell, best) if connections > 1 else limit.one_at_a_time
             before = offline(options.seconds / 2)
-            used, mine = [cpu(pid) for pid in pids], time.process_time()
-            took = asyncio.run(closed(port, "m", limit.column.name, texts, connections, options.seconds))
+            used, mine = list(map(load.cpu, server.pids)), time.process_time()
+            took = asyncio.run(load.closed(server.port, asked, connections, options.seconds))
             mine = time.process_time() - mine
-            spent = [cpu(pid) - was for pid, was in zip(pids, used, strict=True)]
+            spent = [load.cpu(pid) - was for pid, was in zip(server.pids, used, strict=True)]
             after = offline(options.seconds / 2)
             most, rate = (before[0] + after[0]) / 2, len(took) / options.seconds
-            loader = mine / options.seconds / len(os.sched_getaffinity(0))
+            p99 = float(np.quantile(took, 0.99))
             report["cells"].append(
                 {
                     "connections": connections,
                     "requests_a_second": round(rate, 1),
                     "limit": round(most, 1),
-                    "share": round(rate / (most * (1 - loader)), 3),
+                    "share": round(rate / (most * (1 - mine / options.seconds / CORES_HERE)), 3),
                     "p50_ms": round(1e3 * float(np.median(took)), 1),
-                    "p99_ms": round(1e3 * float(np.quantile(took, 0.99)), 1),
+                    "p99_ms": round(1e3 * p99, 1),
+                    "p99_by_connections_over_limit": round(p99 * most / connections, 2),
                     "cpu_ms_a_request": {
                         "front": round(1e3 * spent[0] / len(took), 2),
                         "engine": round(1e3 * sum(spent[1:]) / len(took), 2),
@@ -165,12 +125,8 @@ def main():
                 }
             )
             print(report["cells"][-1], flush=True)
-        report["pss_mb"] = [round(pss(pid), 1) for pid in pids]
+        report["pss_mb"] = [round(load.pss(pid), 1) for pid in server.pids]
         report["batch_of_the_limit"], report["load_average"] = best, os.getloadavg()
-    finally:
-        server.terminate()
-        server.wait(30)
-        server.stderr.close()
     print(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -254,7 +255,9 @@ class _Process:
                 del message  # while it waits it holds nothing
         except (OSError, channel.BrokenChannel):
             pass
-        os._exit(0)  # runs under way have nobody to answer
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)  # runs under way have nobody to answer, and a channel that was left in the middle has no next message
 
     def _next(self) -> channel.Message | None:
         """The next run that is asked for; what else is asked is done on the way. None once the other side is closed."""

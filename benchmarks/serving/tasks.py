@@ -1,0 +1,165 @@
+"""Many tasks on one frozen backbone beside one task, beside a request a task, and beside a copy of the model a task.
+
+    python benchmarks/serving/tasks.py TEXTS.json MODEL… [--seconds 20] [--json FILE] [--picture FILE]
+
+MODEL…: probes on one backbone, which take one text. Mixed traffic (32 connections, every request asks the next task) alternates with the
+same on a server of one task. Copies: sessions of ONNX Runtime, one a task, in one process that does nothing else; no HTTP, two runs at a
+time with one thread each, as suits copies best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import load
+
+COUNTS = (1, 5, 10, 20)
+ROUNDS = 4
+
+COPIES = """
+import itertools, json, random, sys, threading, time
+import numpy as np, onnxruntime
+path, count, seconds, rows = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.stdin.read())
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+made = []
+for _ in range(count):
+    made.append(onnxruntime.InferenceSession(open(path, "rb").read(), options, providers=["CPUExecutionProvider"]))
+    made[-1]._model_bytes = None
+asked, lock, done = itertools.cycle(rows), threading.Lock(), [0]
+def work(end):
+    while time.monotonic() < end:
+        with lock:
+            ids, session = next(asked), made[done[0] % count]
+            done[0] += 1
+        row = np.array([ids], np.int64)
+        session.run(None, {"ids": row, "mask": np.ones_like(row)})
+for s in (1 + count / 10, seconds):
+    done[0], began = 0, time.monotonic()
+    threads = [threading.Thread(target=work, args=(began + s,)) for _ in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+pss = next(int(l.split()[1]) for l in open("/proc/self/smaps_rollup") if l.startswith("Pss:")) / 1024
+print(json.dumps([done[0] / (time.monotonic() - began), pss]))
+"""
+
+
+def requests(texts, names, column):
+    """Texts in turn, tasks in turn."""
+    for text, name in zip(itertools.cycle(texts), itertools.cycle(names), strict=False):
+        yield f"/predict/{name}", {"rows": [{column: text}]}
+
+
+def copies(folder, texts, count, seconds):
+    """Runs a second and MB of a process with a session a task."""
+    import mainstem as ms
+    from mainstem.contracts import Rows
+
+    model = ms.load(folder)
+    [column] = model.pipeline.artifact.schema.names
+    rows = []
+    for text in texts[:400]:
+        table, _ = model.pipeline.parse(Rows({column: [text]}))
+        rows.append(next(iter(model.pipeline.encode(table).inputs.values()))["ids"][0].tolist())
+    [graph] = [path for path in (model.path / "onnx").glob("backbone.*.onnx")]
+    command = [sys.executable, "-c", COPIES, str(graph), str(count), str(seconds)]
+    done = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+async def one_input(port, texts, names, column, seconds):
+    """Seconds of requests for all tasks, seconds of a request a task, over texts in turn; and whether the answers are equal."""
+    connection, whole, each, end, equal = await load.Connection().open(port), [], [], time.perf_counter() + seconds, True
+    for text in itertools.cycle(texts):
+        if time.perf_counter() > end:
+            connection.writer.close()
+            return sum(whole), sum(each), equal
+        rows = [{column: text}]
+        began = time.perf_counter()
+        told = json.loads(await connection.ask("/predict", {"tasks": "*", "rows": rows}))["answers"]
+        whole.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        alone = {name: json.loads(await connection.ask(f"/predict/{name}", {"rows": rows})) for name in names}
+        each.append(time.perf_counter() - began)
+        equal &= all(same(told[name]["predictions"][0], alone[name]["predictions"][0]) for name in names)
+
+
+def same(a, b):
+    """Equal labels, numbers within 1e-5."""
+    if isinstance(a["prediction"], str):
+        return a["prediction"] == b["prediction"] and abs(a["score"] - b["score"]) < 1e-5
+    return abs(a["prediction"] - b["prediction"]) <= 1e-5 * max(1, abs(b["prediction"]))
+
+
+def draw(report, path):
+    """Memory and requests a second by the number of tasks."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    counts = [cell["tasks"] for cell in report["by_tasks"]]
+    for axis, what, title in ((axes[0], "mb", "memory, MB"), (axes[1], "a_second", "texts a second")):
+        for kind, label, color in (("copies", "a copy of the model a task", "#c0504d"), ("shared", "mainstem: one backbone", "#2f6fb0")):
+            axis.plot(counts, [cell[kind][what] for cell in report["by_tasks"]], "o-", label=label, color=color)
+        axis.set(xlabel="tasks", title=title, xticks=counts, ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    texts, seconds = json.loads(options.texts.read_text(encoding="utf-8")), options.seconds
+    models = {f"t{i}": folder for i, folder in enumerate(options.models)}
+    names, column, report = list(models), "text", {"tasks": len(models)}
+    with load.serving({names[0]: models[names[0]]}) as single, load.serving(models) as many:
+        report["ready_seconds"] = [round(single.ready, 2), round(many.ready, 2)]
+        ratios, rates = [], []
+        asked = {single: requests(texts, names[:1], column), many: requests(texts, names, column)}
+        for server in (single, many):
+            asyncio.run(load.closed(server.port, asked[server], 8, 4))
+        for turn in range(ROUNDS):
+            pair = {}
+            for server in (single, many) if turn % 2 else (many, single):
+                pair[server] = len(asyncio.run(load.closed(server.port, asked[server], 32, seconds / ROUNDS * 2))) / (seconds / ROUNDS * 2)
+            ratios.append(pair[many] / pair[single])
+            rates.append([round(pair[single], 1), round(pair[many], 1)])
+        report["mixed_traffic"] = {"a_second": rates, "ratio": round(statistics.median(ratios), 3)}
+        report["mb"] = {"one task": round(single.pss(), 1), "all tasks": round(many.pss(), 1)}
+        whole, each, equal = asyncio.run(one_input(many.port, texts, names, column, seconds))
+        report["one_input"] = {"times_faster_than_a_request_a_task": round(each / whole, 2), "answers_equal": equal}
+        print(json.dumps(report, indent=1), flush=True)
+    report["by_tasks"] = []
+    for count in [count for count in COUNTS if count <= len(models)]:
+        with load.serving(dict(itertools.islice(models.items(), count))) as server:
+            asyncio.run(load.closed(server.port, requests(texts, names[:count], column), 32, 3))
+            took = asyncio.run(load.closed(server.port, requests(texts, names[:count], column), 32, seconds / 2))
+            shared = {"mb": round(server.pss(), 1), "a_second": round(len(took) / (seconds / 2), 1)}
+        rate, size = copies(options.models[0], texts, count, seconds / 2)
+        cell = {"tasks": count, "shared": shared, "copies": {"mb": round(size, 1), "a_second": round(rate, 1)}}
+        print(cell, flush=True)
+        report["by_tasks"].append(cell)
+    report["load_average"] = os.getloadavg()
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if options.picture:
+        draw(report, options.picture)
+
+
+if __name__ == "__main__":
+    main()
