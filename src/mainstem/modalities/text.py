@@ -5,6 +5,7 @@ What reads n-grams is in `_Grams`: one pass over the code points of many texts a
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -322,7 +323,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Array]:
     lengths = np.array([len(row) for row in rows], np.int64)
     mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
     ids = np.full(mask.shape, pad, np.int64)
-    ids[mask] = np.fromiter((i for row in rows for i in row), np.int64, int(lengths.sum()))
+    ids[mask] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))
     return {"ids": ids, "mask": mask.astype(np.int64)}
 
 
