@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Input:
     adapt: str = ""
     lora: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def encode_id(self) -> str:
         """Id of what encoding does: settings and learned state of the processor."""
         return identity({"modality": self.modality, "columns": len(self.columns), "processor": self.processor}, self.state)

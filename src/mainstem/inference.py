@@ -96,6 +96,7 @@ class Memo:
     ids: Mapping[int, str]  # by id(Input): its encode_id
     tables: list[tuple[tuple[Column, ...], tuple[Table, dict[int, MainstemError]]]] = field(default_factory=list)
     arrays: dict[Any, tuple[dict[str, Array], Any]] = field(default_factory=dict)
+    found: dict[Any, Any] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)  # held, so that no id is given twice
 
     def parsed(self, pipeline: Pipeline, rows: Rows) -> tuple[Table, dict[int, MainstemError]]:
@@ -115,6 +116,14 @@ class Memo:
             self.values.append(values)
             self.arrays[key] = encode_input(each, examples)
         return self.arrays[key]
+
+    def once(self, key: Any, own: bool, make: Callable[[], Any]) -> Any:
+        """What `make` makes, made once for all models with this key; always made where it is a model's `own`."""
+        if own:
+            return make()
+        if key not in self.found:
+            self.found[key] = make()
+        return self.found[key]
 
 
 def _length(value: Value) -> int:
@@ -233,14 +242,32 @@ class Pipeline:
         """`predict` on an event loop: calls are awaited, and what costs more than a moment (pictures, many rows) is done in a thread."""
         processors = self.processors if memo is None else replace(self.processors, memo=memo)
         aside = _here if is_light(rows) else asyncio.to_thread
+        own = (
+            type(self.task).examples is not Task.examples or type(self.task).encode is not Task.encode
+        )  # not to be shared through the memo
 
         def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
             gathered = self.artifact.schema.gathered(rows)
             table, errors = self.parse(gathered) if memo is None else memo.parsed(self, gathered)
-            examples = self.examples(table)
             size = PART if any(each.backbone for each in self.artifact.inputs) else 16 * PART
-            parts = list(chunked(len(examples), processors.lengths(examples), size))
-            return len(gathered), table, errors, examples, seeds_of(examples, table), parts
+
+            def divide() -> tuple[list[Example], list[int], list[Array]]:
+                examples = self.examples(table)
+                return examples, seeds_of(examples, table), list(chunked(len(examples), processors.lengths(examples), size))
+
+            columns = tuple((each.modality, each.columns) for each in self.artifact.inputs)
+            found = divide() if memo is None else memo.once((id(table), size, columns), own, divide)
+            return len(gathered), table, errors, *found
+
+        def encode(part: Array) -> Batch:
+            def make() -> Batch:
+                return self.task.encode([examples[i] for i in part], processors)
+
+            if memo is None:
+                return make()
+            inputs = tuple((each.name, bool(each.backbone), memo.ids[id(each)]) for each in self.artifact.inputs)
+            batch: Batch = memo.once((id(part), inputs), own, make)
+            return batch
 
         count, table, errors, examples, seeds, parts = await aside(read)
         heard = None if emit is None else _placed(emit, table.source)
@@ -250,7 +277,7 @@ class Pipeline:
         async def work() -> None:
             for part in waiting:
                 began = time.perf_counter()
-                batch = await aside(self.task.encode, [examples[i] for i in part], processors)
+                batch = await aside(encode, part)
                 if took:
                     took("encode", time.perf_counter() - began)
                 coroutine = self.start(batch, options, [seeds[i] for i in part])
@@ -392,7 +419,7 @@ async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None
             if emit:
                 emit(asked)
         elif isinstance(asked, tuple):
-            answer = tuple(await asyncio.gather(*map(ask, asked)))
+            answer = tuple(await asyncio.gather(*map(ask, asked))) if len(asked) != 1 else (await ask(asked[0]),)
         else:
             answer = await ask(asked)
 

@@ -271,7 +271,9 @@ def functions(
     made: dict[str, Function] = {}
     for name in (name for name in graphs if not name.endswith(SHARED)):
         shared, adapter, data = f"{name}{SHARED}", adapters.get(name), graphs[name]
-        key = hashlib.sha256(data + graphs.get(shared, b"")).hexdigest()
+        digest = hashlib.sha256(data)
+        digest.update(graphs.get(shared, b""))
+        key = digest.hexdigest()
         if key not in cache:
             whole = None if adapter or shared in graphs else linear.read(data)
             alone = whole or Graph(data, where.get(name, ""), adapter, widths)

@@ -189,6 +189,15 @@ class Served:
         self.state = REPLAYED
 
 
+def _backbones(folder: Path) -> set[str]:
+    """The hashes of its graphs but the head, as its manifest tells them: nothing of it is verified yet."""
+    try:
+        told = json.loads((folder / files.MANIFEST).read_bytes())["files"].items()
+        return {str(digest) for name, digest in told if name.startswith("onnx/") and not name.startswith("onnx/head.")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()  # what is wrong with it is told when it is verified
+
+
 def _heads(folder: Path, specs: Mapping[str, GraphSpec]) -> dict[str, linear.Linear]:
     """The graphs that are linear heads: small ones, which are not worth a way to the engine and back."""
     paths = {name: folder / "onnx" / f"{name}.onnx" for name, spec in specs.items() if not spec.adapter and f"{name}.shared" not in specs}
@@ -290,17 +299,17 @@ class Models:
     def _prepared(self, name: str, path: Path | str) -> Served:
         """A version of a model, verified and not loaded."""
         folder = artifact.find(path)
+        artifact.safe_name(name, "model name")
+        line = self._line(_backbones(folder))  # its process imports what it needs while the files are hashed
         artifact.check(folder)
         manifest = (folder / files.MANIFEST).read_bytes()
-        artifact.safe_name(name, "model name")
         try:
-            pipeline, hashes = Pipeline(artifact.read(folder)), json.loads(manifest)["files"]
+            pipeline = Pipeline(artifact.read(folder))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
             raise MainstemError(f"this does not describe a model ({type(error).__name__}: {error})", where=str(folder)) from error
-        backbones = {hashes.get(f"onnx/{graph}.onnx", "") for graph in pipeline.artifact.graphs if graph != "head"}
         version = self._versions[name] = self._versions.get(name, 0) + 1
         number, digest = next(self._numbers), hashlib.sha256(manifest).hexdigest()
-        return Served(name, folder, pipeline, self.scheduler, self._line(backbones), number, version, digest)
+        return Served(name, folder, pipeline, self.scheduler, line, number, version, digest)
 
     def _line(self, backbones: set[str]) -> Line:
         """The line of the engine that has one of these backbones; models without one share an engine."""
@@ -362,7 +371,13 @@ class Models:
         """
         async with self._loading:
             lines = set(self.lines)
-            served = await asyncio.to_thread(self._prepared, name, folder)
+            try:
+                served = await asyncio.to_thread(self._prepared, name, folder)
+            except BaseException:
+                for line in set(self.lines) - lines:
+                    del self.lines[line]
+                    await line.engine.stop()
+                raise
             try:
                 if served.line not in lines:
                     await _start(self.scheduler, served.line)

@@ -25,7 +25,7 @@ from mainstem.serve.line import LARGE, LATER, WAITED, Flow, Line
 QUEUE = 3.0  # seconds that a request may wait for its turn; one that would wait longer is refused
 TIMEOUT = 30.0  # seconds that a request may take in all
 MOST_REQUESTS = 1000  # under way at a time
-UNKNOWN_PARTS = 6  # of a call whose cost is not known yet: from these it is learned
+UNKNOWN_PARTS = 32  # of a call whose cost is not known yet: from these it is learned, and none of them may be large
 MOST_QUARANTINED = 1000
 
 Answer = dict[str, Any]
@@ -89,6 +89,7 @@ class Ticket:
     def __init__(self, line: Line, flow: str, rows: int, began: float) -> None:
         self.line, self.flow, self.rows, self.began = line, flow, rows, began
         self.waiting: set[asyncio.Future[Answer]] = set()
+        self.known: dict[Hashable, tuple[Call, Asked]] = {}  # what it asked, by the arrays themselves
         self.failure: BaseException | None = None
         self.asked = self.done = self.planned = 0.0
         self._plan(self._flow.row * rows)
@@ -188,6 +189,9 @@ class Scheduler:
         if ticket.failure is not None:
             raise ticket.failure
         self.calls += 1
+        handed = (graph.shared, *graph.rows.items(), call.outputs, call.keep, *((name, id(value)) for name, value in call.inputs.items()))
+        if (known := ticket.known.get(handed)) and known[1].state in ("waiting", "running"):
+            return self._wait(known[1], ticket)
         asked = Asked.of(graph, call)
         if any(held.life != graph.shared.line.life for held in asked.held):
             raise _ended(graph.shared.line)
@@ -198,8 +202,12 @@ class Scheduler:
             most = cost.cells(LONGEST) if cost.known else max(1, asked.count // UNKNOWN_PARTS) * asked.steps
             if asked.cells > (2 if cost.known else 1) * most:
                 order, parts = asked.divided(most)
-                return asyncio.ensure_future(_joined(asked, order, [self._wait_for(part, ticket) for part in parts]))
-        return self._wait_for(asked, ticket)
+                return asyncio.ensure_future(
+                    _joined(asked, order, [self._wait(self._live_of(part, ticket), ticket, part) for part in parts])
+                )
+        live = self._live_of(asked, ticket)
+        ticket.known[handed] = call, live  # the call is held, so that no array takes another's id
+        return self._wait(live, ticket, asked)
 
     def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...], ticket: Ticket) -> asyncio.Future[Answer]:
         """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
@@ -221,26 +229,30 @@ class Scheduler:
             _run_stacked(mine)
             self.runs += 1
 
-    def _wait_for(self, asked: Asked, ticket: Ticket) -> asyncio.Future[Answer]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+    def _live_of(self, asked: Asked, ticket: Ticket) -> Asked:
+        """The call itself, which waits from now on, or an identical one that waits or runs already."""
         key = (asked.key, asked.digest())
         live = self._live.get(key)
         if live is None or live.state not in ("waiting", "running"):
             live, asked.same = asked, key
             self._live[key] = asked
-            asked.flow, asked.due, asked.since = ticket.flow, ticket.charge(asked.seconds), loop.time()
+            asked.flow, asked.due, asked.since = ticket.flow, ticket.charge(asked.seconds), asyncio.get_running_loop().time()
             line = asked.graph.shared.line
             line.add(asked)
             self.soon(line)
+        return live
+
+    def _wait(self, live: Asked, ticket: Ticket, own: Asked | None = None) -> asyncio.Future[Answer]:
+        """A future of its answer. own: the call of this request, whose seconds are paid where it is the one that runs."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         live.waiters.append(future)
         ticket.waiting.add(future)
 
         def over(done: asyncio.Future[Answer]) -> None:
             ticket.waiting.discard(done)
             done.cancelled() or done.exception()  # heard, also where nobody awaits it any more
-            if live is asked:
-                ticket.ran(asked.seconds)
+            if live is own:
+                ticket.ran(live.seconds)
             if live.state == "waiting" and not live.alive:
                 live.graph.shared.line.drop(live)
                 self._forget(live)
