@@ -94,18 +94,19 @@ class Memo:
     """What several models that are asked for the same rows need do only once: reading them, and encoding them for equal encoders."""
 
     ids: Mapping[int, str]  # by id(Input): its encode_id
-    tables: list[tuple[tuple[Column, ...], tuple[Table, dict[int, MainstemError]]]] = field(default_factory=list)
+    tables: list[tuple[tuple[Column, ...], tuple[int, Table, dict[int, MainstemError]]]] = field(default_factory=list)
     arrays: dict[Any, tuple[dict[str, Array], Any]] = field(default_factory=dict)
     found: dict[Any, Any] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)  # held, so that no id is given twice
 
-    def parsed(self, pipeline: Pipeline, rows: Rows) -> tuple[Table, dict[int, MainstemError]]:
-        """The rows as this model's columns read them."""
+    def parsed(self, pipeline: Pipeline, rows: Rows) -> tuple[int, Table, dict[int, MainstemError]]:
+        """The rows as this model's columns read them, and how many there are."""
         columns = pipeline.artifact.schema.columns
         for known, table in self.tables:
             if known == columns:
                 return table
-        self.tables.append((columns, pipeline.parse(rows)))
+        gathered = pipeline.artifact.schema.gathered(rows)
+        self.tables.append((columns, (len(gathered), *pipeline.parse(gathered))))
         return self.tables[-1][1]
 
     def encoded(self, each: Input, examples: Sequence[Example]) -> tuple[dict[str, Array], Any]:
@@ -247,8 +248,7 @@ class Pipeline:
         )  # not to be shared through the memo
 
         def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
-            gathered = self.artifact.schema.gathered(rows)
-            table, errors = self.parse(gathered) if memo is None else memo.parsed(self, gathered)
+            count, table, errors = (memo or Memo({})).parsed(self, rows)
             size = PART if any(each.backbone for each in self.artifact.inputs) else 16 * PART
 
             def divide() -> tuple[list[Example], list[int], list[Array]]:
@@ -257,7 +257,7 @@ class Pipeline:
 
             columns = tuple((each.modality, each.columns) for each in self.artifact.inputs)
             found = divide() if memo is None else memo.once((id(table), size, columns), own, divide)
-            return len(gathered), table, errors, *found
+            return count, table, errors, *found
 
         def encode(part: Array) -> Batch:
             def make() -> Batch:
