@@ -61,6 +61,9 @@ def serving(models, *more):
         server.stop()
 
 
+HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
 class Connection:
     """One HTTP connection that is kept."""
 
@@ -71,7 +74,7 @@ class Connection:
     async def ask(self, path, body):
         """The bytes of the answer; raises AssertionError where it is none."""
         data = json.dumps(body).encode()
-        self.writer.write(b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
+        self.writer.write(HEAD % (path.encode(), len(data)) + data)
         head = await self.reader.readuntil(b"\r\n\r\n")
         answer = await self.reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
         assert b" 200 " in head[:16], answer[:500]

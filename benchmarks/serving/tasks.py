@@ -106,8 +106,10 @@ def draw(report, path):
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     counts = [cell["tasks"] for cell in report["by_tasks"]]
-    for axis, what, title in ((axes[0], "mb", "memory, MB"), (axes[1], "a_second", "texts a second")):
-        for kind, label, color in (("copies", "a copy of the model a task", "#c0504d"), ("shared", "mainstem: one backbone", "#2f6fb0")):
+    titles = ((axes[0], "mb", "memory, MB"), (axes[1], "answers_a_second", "answers a second, every text asked of all tasks"))
+    kinds = (("copies", "a copy of the model a task (without HTTP)", "#c0504d"), ("shared", "mainstem serve, one backbone", "#2f6fb0"))
+    for axis, what, title in titles:
+        for kind, label, color in kinds:
             axis.plot(counts, [cell[kind][what] for cell in report["by_tasks"]], "o-", label=label, color=color)
         axis.set(xlabel="tasks", title=title, xticks=counts, ylim=(0, None))
         axis.grid(alpha=0.3)
@@ -150,8 +152,11 @@ def main():
             asyncio.run(load.closed(server.port, requests(texts, names[:count], column), 32, 3))
             took = asyncio.run(load.closed(server.port, requests(texts, names[:count], column), 32, seconds / 2))
             shared = {"mb": round(server.pss(), 1), "a_second": round(len(took) / (seconds / 2), 1)}
+            asked = (("/predict", {"tasks": "*", "rows": [{column: text}]}) for text in itertools.cycle(texts))
+            took = asyncio.run(load.closed(server.port, asked, 8, seconds / 2))
+            shared["answers_a_second"] = round(count * len(took) / (seconds / 2), 1)
         rate, size = copies(options.models[0], texts, count, seconds / 2)
-        cell = {"tasks": count, "shared": shared, "copies": {"mb": round(size, 1), "a_second": round(rate, 1)}}
+        cell = {"tasks": count, "shared": shared, "copies": {"mb": round(size, 1), "answers_a_second": round(rate, 1)}}
         print(cell, flush=True)
         report["by_tasks"].append(cell)
     report["load_average"] = os.getloadavg()

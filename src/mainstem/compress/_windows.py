@@ -15,10 +15,9 @@ from mainstem.contracts import Array
 
 STEPS = 255
 WEIGHT = 64  # the largest weight: 255 · 64 · 2 fits into 16 bits, so that no kernel that adds pairs in them saturates
-MARGIN, ATTENDED = (
-    1.3,
-    1.8,
-)  # of what the samples reach, for what they did not show: words at random attend evenly, so means of values are small
+MARGIN = 1.3  # of what the samples reach, for what they did not show
+ATTENDED = 1.8  # the same behind attention: words at random attend evenly, so means of values are small
+PICTURED = 2.0  # the same of convolutions: made pictures excite the later channels less than pictures of things
 FURTHER = 0.075  # columns at most, as a share of the channels
 
 

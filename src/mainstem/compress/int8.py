@@ -48,7 +48,8 @@ def compress(graph: bytes, samples: Iterable[Arrays]) -> bytes | None:
     for node in linear:
         name = node.input[0]
         if name not in windows:
-            margin = _windows.ATTENDED if name in attended else _windows.MARGIN
+            plain = _windows.PICTURED if node.op_type == "Conv" else _windows.MARGIN
+            margin = _windows.ATTENDED if name in attended else plain
             windows[name] = _windows.fit(seen[name].low, seen[name].high, margin)
         _linear(made, node, seen[name], windows[name], quantised)
     return made.written()
