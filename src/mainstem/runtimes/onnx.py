@@ -24,8 +24,8 @@ import onnxruntime
 from mainstem.artifact import Adapter, inside, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
 from mainstem.errors import MainstemError
+from mainstem.runtimes import _attention, _lowrank, _widths
 from mainstem.runtimes import _linear as linear
-from mainstem.runtimes import _lowrank, _widths
 from mainstem.runtimes._calls import Bound, Function, GraphRunner, threads
 from mainstem.runtimes._protobuf import has_external_data
 
@@ -63,6 +63,7 @@ def write(spec: GraphSpec, inputs: Arrays) -> bytes:
             opset_version=OPSET,
         )
     model = onnx.load_from_string(buffer.getvalue())
+    _attention.simplify(model.graph)
     del model.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]

@@ -158,7 +158,7 @@ class Scheduler:
         self.calls = self.runs = self.requests = 0  # calls asked for, runs made, requests under way
         self._live: dict[Hashable, Asked] = {}  # calls that wait or run, by what they hand in
         self._quarantine: dict[Hashable, None] = {}
-        self._stack: list[tuple[Any, Arrays, tuple[str, ...], asyncio.Future[Answer]]] = []
+        self._stack = _Stack(self)
         self._due: set[Line] = set()
 
     @contextmanager
@@ -213,21 +213,8 @@ class Scheduler:
         """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
         if ticket.failure is not None:
             raise ticket.failure
-        if not self._stack:
-            asyncio.get_running_loop().call_soon(self._run_stack)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._stack.append((function, arrays, wanted, future))
         self.calls += 1
-        return future
-
-    def _run_stack(self) -> None:
-        calls, self._stack = self._stack, []
-        kinds: dict[Hashable, list[Any]] = {}
-        for call in calls:
-            kinds.setdefault(call[0].stack_key, []).append(call)
-        for mine in kinds.values():
-            _run_stacked(mine)
-            self.runs += 1
+        return self._stack.ask(function, arrays, wanted)
 
     def _live_of(self, asked: Asked, ticket: Ticket) -> Asked:
         """The call itself, which waits from now on, or an identical one that waits or runs already."""
@@ -359,6 +346,32 @@ async def _joined(asked: Asked, order: Array, parts: Sequence[asyncio.Future[Ans
     finally:
         for part in parts:
             part.cancel()
+
+
+class _Stack:
+    """Calls of functions that the front itself computes; those that come in one moment run as one."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._calls: list[tuple[Any, Arrays, tuple[str, ...], asyncio.Future[Answer]]] = []
+
+    def ask(self, function: Any, arrays: Arrays, wanted: tuple[str, ...]) -> asyncio.Future[Answer]:
+        """Its answer, in a moment."""
+        loop = asyncio.get_running_loop()
+        if not self._calls:
+            loop.call_soon(self._run)
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._calls.append((function, arrays, wanted, future))
+        return future
+
+    def _run(self) -> None:
+        calls, self._calls = self._calls, []
+        kinds: dict[Hashable, list[Any]] = {}
+        for call in calls:
+            kinds.setdefault(call[0].stack_key, []).append(call)
+        for mine in kinds.values():
+            _run_stacked(mine)
+            self._scheduler.runs += 1
 
 
 def _run_stacked(calls: Sequence[tuple[Any, Mapping[str, Array], tuple[str, ...], asyncio.Future[Answer]]]) -> None:
