@@ -131,17 +131,21 @@ def main():
     names, column, report = list(models), "text", {"tasks": len(models)}
     with load.serving({names[0]: models[names[0]]}) as single, load.serving(models) as many:
         report["ready_seconds"] = [round(single.ready, 2), round(many.ready, 2)]
-        ratios, rates = [], []
+        ratios, rates, costs = [], [], []
         asked = {single: requests(texts, names[:1], column), many: requests(texts, names, column)}
         for server in (single, many):
             asyncio.run(load.closed(server.port, asked[server], 8, 4))
         for turn in range(ROUNDS):
-            pair = {}
+            pair, cost = {}, {}
             for server in (single, many) if turn % 2 else (many, single):
-                pair[server] = len(asyncio.run(load.closed(server.port, asked[server], 32, seconds / ROUNDS * 2))) / (seconds / ROUNDS * 2)
+                used = sum(map(load.cpu, server.pids))
+                took = asyncio.run(load.closed(server.port, asked[server], 32, seconds / ROUNDS * 2))
+                pair[server], cost[server] = len(took) / (seconds / ROUNDS * 2), (sum(map(load.cpu, server.pids)) - used) / len(took)
             ratios.append(pair[many] / pair[single])
+            costs.append(cost[single] / cost[many])
             rates.append([round(pair[single], 1), round(pair[many], 1)])
-        report["mixed_traffic"] = {"a_second": rates, "ratio": round(statistics.median(ratios), 3)}
+        figures = {"ratio": statistics.median(ratios), "ratio_of_processor_time": statistics.median(costs)}
+        report["mixed_traffic"] = {"a_second": rates, **{name: round(value, 3) for name, value in figures.items()}}
         report["mb"] = {"one task": round(single.pss(), 1), "all tasks": round(many.pss(), 1)}
         whole, each, equal = asyncio.run(one_input(many.port, texts, names, column, seconds))
         report["one_input"] = {"times_faster_than_a_request_a_task": round(each / whole, 2), "answers_equal": equal}
