@@ -17,13 +17,14 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the figures in benchmarks/, measured again; those on data and backbones need DATA=, MINILM=, E5=, EFFICIENTNET=
+bench: $(READY)  ## the figures in benchmarks/, measured again; those on data and backbones need DATA=, MINILM=, E5=, EFFICIENTNET=; MODEL= and TEXTS= a served text model
 	$(BIN)/python benchmarks/seal.py
 	$(BIN)/python benchmarks/start.py --json benchmarks/start.json
 	$(BIN)/python benchmarks/generation.py --json benchmarks/generation.json
 	$(BIN)/python benchmarks/pictures.py $(if $(and $(DATA),$(EFFICIENTNET)),--data "$(DATA)" --efficientnet "$(EFFICIENTNET)") --json benchmarks/pictures.json
 	$(BIN)/python benchmarks/serving/heads.py --json benchmarks/serving/heads.json
 	$(if $(and $(DATA),$(MINILM)),$(BIN)/python benchmarks/serving/lora.py --data "$(DATA)/debsections/test.csv" --minilm "$(MINILM)" --json benchmarks/serving/lora.json)
+	$(if $(and $(MODEL),$(TEXTS)),$(BIN)/python benchmarks/serving/requests.py "$(MODEL)" "$(TEXTS)" --json benchmarks/serving/requests.json)
 	$(if $(DATA),$(BIN)/python benchmarks/tables.py --data "$(DATA)/tables" --json benchmarks/tables.json)
 	$(if $(DATA),$(BIN)/python benchmarks/in_context.py --data "$(DATA)/tables" --rows 500 --json benchmarks/in_context.json)
 	$(if $(DATA),$(BIN)/python benchmarks/in_context.py --data "$(DATA)/tables" --rows 2000 --json benchmarks/in_context.json)
