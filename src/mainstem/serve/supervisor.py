@@ -305,6 +305,9 @@ class Remote:
     def kill(self) -> None:
         """End the process at once; while the server runs, another takes its place."""
         self._process.kill()
+        if not self._tasks:  # it was never started, and nobody else looks after it
+            self._process.process.wait()
+            self._process.ours.close()
 
     async def stop(self) -> None:
         """End the process."""
@@ -313,5 +316,7 @@ class Remote:
             task.cancel()
         if self._process.transport:
             self._process.transport.abort()
+        else:
+            self._process.ours.close()
         self._process.kill()
         await asyncio.to_thread(self._process.process.wait)
