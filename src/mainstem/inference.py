@@ -281,7 +281,7 @@ class Pipeline:
                 if took:
                     took("encode", time.perf_counter() - began)
                 coroutine = self.start(batch, options, [seeds[i] for i in part])
-                made = await drive_async(coroutine, ask, None if heard is None else _placed(heard, part))
+                made = await drive_async(coroutine, ask, None if heard is None else _placed(heard, part), took)
                 answers.update(zip(part.tolist(), made, strict=True))
 
         if len(parts) == 1:
@@ -405,13 +405,16 @@ def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit
             answer = tuple(run(call) for call in asked) if isinstance(asked, tuple) else run(asked)
 
 
-async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None) -> Answers:
-    """`drive` on an event loop: the calls of a tuple are under way together."""
+async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None, took: Took | None = None) -> Answers:
+    """`drive` on an event loop: the calls of a tuple are under way together. took: hears how long what follows the last call takes."""
     answer: Any = None
     while True:
+        began = time.perf_counter()
         try:
             asked = coroutine.send(answer)
         except StopIteration as done:
+            if took:
+                took("decode", time.perf_counter() - began)
             result: Answers = done.value
             return result
         if isinstance(asked, Emit):

@@ -30,6 +30,9 @@ def models(table_run, number_run):
     return Models({"dear": table_run.path, "rent": number_run.path})
 
 
+STAGES = {"read": 4, "queue": 5, "encode": 4, "compute": 5, "decode": 4, "answer": 4}  # calls of one request are one model's in the queue
+
+
 def test_figures_of_what_was_asked(models):
     with served(models) as http:
         assert models.done.wait(60)
@@ -52,7 +55,7 @@ def test_figures_of_what_was_asked(models):
         'mainstem_rows_total{model="rent",outcome="answered"} 1',
         'mainstem_ready{model="dear"} 1',
         "mainstem_in_flight 1",  # the one that asks
-        'mainstem_stage_seconds_count{model="dear",stage="answer"} 4',
+        *(f'mainstem_stage_seconds_count{{model="dear",stage="{stage}"}} {count}' for stage, count in STAGES.items()),
         'mainstem_request_seconds_count{route="/predict"} 1',
     ):
         assert line in lines, text

@@ -15,7 +15,7 @@ MOST_SERIES = 2000  # label combinations of one metric: a scraper must not be dr
 HELP: Mapping[str, tuple[str, str, Sequence[float]]] = {  # name → (type, what it says, upper bounds of a histogram)
     "requests": ("counter", "Requests answered, by route and status.", ()),
     "request_seconds": ("histogram", "From the first byte of a request to the last of its answer.", SECONDS),
-    "stage_seconds": ("histogram", "A request's time by stage: read, queue, encode, compute, decode, answer, render.", SECONDS),
+    "stage_seconds": ("histogram", "A request's time by stage: read, queue, encode, compute, decode; answer: all but read.", SECONDS),
     "rows": ("counter", "Rows answered, by model and whether they had a prediction.", ()),
     "batch_rows": ("histogram", "Rows of one run of a graph.", ROWS),
     "padding_share": ("histogram", "The share of a run's steps that are padding.", SHARES),
