@@ -434,3 +434,20 @@ def test_the_engine_numbers_equal_graphs_alike(table_run):
     engine.close(2)
     assert not engine._graphs
     assert not engine._sessions
+
+
+def test_a_request_holds_no_call_that_was_answered():
+    async def run():
+        bench, sums = Bench(), Sums()
+        graph = bench.graph(sums)
+        with bench.scheduler.ticket(bench.line, "a") as ticket:
+            same = call([1, 2])
+            both = [bench.scheduler.ask(graph, same, ticket) for _ in range(2)]
+            assert len(ticket.known) == 1
+            answers = await asyncio.gather(*both)
+            await asyncio.sleep(0)
+            assert ticket.known == {}
+        assert answers[0]["sum"].tolist() == answers[1]["sum"].tolist() == [3]
+        assert sums.rows == [1]
+
+    asyncio.run(run())

@@ -89,7 +89,7 @@ class Ticket:
     def __init__(self, line: Line, flow: str, rows: int, began: float) -> None:
         self.line, self.flow, self.rows, self.began = line, flow, rows, began
         self.waiting: set[asyncio.Future[Answer]] = set()
-        self.known: dict[Hashable, tuple[Call, Asked]] = {}  # what it asked, by the arrays themselves
+        self.known: dict[Hashable, tuple[Call, Asked]] = {}  # calls under way, by the arrays themselves
         self.failure: BaseException | None = None
         self.asked = self.done = self.planned = 0.0
         self._plan(self._flow.row * rows)
@@ -206,8 +206,10 @@ class Scheduler:
                     _joined(asked, order, [self._wait(self._live_of(part, ticket), ticket, part) for part in parts])
                 )
         live = self._live_of(asked, ticket)
-        ticket.known[handed] = call, live  # the call is held, so that no array takes another's id
-        return self._wait(live, ticket, asked)
+        future = self._wait(live, ticket, asked)
+        ticket.known[handed] = call, live  # while it is under way; the call is held, so that no array takes another's id
+        future.add_done_callback(lambda done: ticket.known.pop(handed, None))
+        return future
 
     def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...], ticket: Ticket) -> asyncio.Future[Answer]:
         """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
