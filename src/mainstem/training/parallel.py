@@ -73,5 +73,6 @@ def group() -> Iterator[Ranks]:
     distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield ranks
+        distributed.barrier()  # else one may take the connection down while another still speaks
     finally:
         distributed.destroy_process_group()
