@@ -26,7 +26,7 @@ COUNTS = (1, 5, 10, 20)
 ROUNDS = 4
 
 COPIES = """
-import itertools, json, random, sys, threading, time
+import itertools, json, sys, threading, time
 import numpy as np, onnxruntime
 path, count, seconds, rows = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.stdin.read())
 options = onnxruntime.SessionOptions()

@@ -10,6 +10,7 @@ import time
 import pytest
 from live_server import altered
 
+import mainstem as ms
 from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
 from mainstem.seal import Mismatch
@@ -174,3 +175,16 @@ def test_models_go_on_after_their_engine_was_killed(table_run, number_run, tmp_p
             assert not models.ready
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_model_that_answers_from_its_context_is_served(tmp_path, processes):
+    rows = [{"x": float(i), "y": "low" if i < 20 else "high"} for i in range(40)]
+    run = ms.train(rows, "y", backbone="incontext", out=tmp_path / "run")
+
+    async def serve():
+        async with served({"context": run.path}, processes=processes) as models:
+            [answer] = await models.find("context").answer(Client(), Rows({"x": [3.0]}), {})
+            return answer.value
+
+    assert asyncio.run(serve()) == run.model.predict([{"x": 3.0}])[0]["prediction"] == "low"

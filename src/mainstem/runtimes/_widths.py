@@ -59,7 +59,7 @@ def sessions(data: bytes, wanted: Sequence[int]) -> Sessions:
         try:
             with tempfile.TemporaryDirectory(prefix="mainstem-") as folder:  # the sessions hold its pages when it is gone
                 return _sharing(data, wanted, Path(folder))
-        except Exception:  # no room on the disk, or a graph that cannot be written: one session serves all
+        except Exception:  # no room on the disk, or a graph that cannot be written: one session serves all, or tells what is wrong
             wanted = wanted[-1:]
     return {width: session(data, width) for width in wanted}
 

@@ -88,6 +88,8 @@ class Engine:
                 raise MainstemError(f"a graph cannot be read ({type(error).__name__}: {error})", where=str(folder)) from error
             opened: dict[str, tuple[int, dict[str, int]]] = {}
             for name, ports in graphs.items():
+                if name not in functions:  # a graph without inputs whose outputs another takes: it is a part of that one
+                    continue
                 shared = getattr(functions[name], "function", functions[name])
                 number = self._numbers.setdefault((id(shared), ports[:2]), next(self._next))
                 self._graphs.setdefault(number, _Graph(shared, by_name(ports[0]), by_name(ports[1])))
