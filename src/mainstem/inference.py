@@ -242,7 +242,8 @@ class Pipeline:
     ) -> Answers:
         """`predict` on an event loop: calls are awaited, and what costs more than a moment (pictures, many rows) is done in a thread."""
         processors = self.processors if memo is None else replace(self.processors, memo=memo)
-        aside = _here if is_light(rows) else asyncio.to_thread
+        light = is_light(rows) if memo is None else memo.once("light", False, lambda: is_light(rows))
+        aside = _here if light else asyncio.to_thread
         own = type(self.task).examples is not Task.examples or type(self.task).encode is not Task.encode  # shared with no other model
 
         def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,13 @@ class Schema:
         hashes = [row_hash(values[i] for values in typed.values()) for i in good]
         return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
 
-    @property
+    @cached_property
     def long(self) -> tuple[Column, ...]:
         """The columns as rows of the data have them: for a value that is spread over many rows, those it is gathered from."""
         held = ([Column(*each) for each in c.module.parts(c.settings)] if hasattr(c.module, "gather") else [c] for c in self.columns)
         return tuple(column for columns in held for column in columns)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The columns that a row may have, as it is or gathered."""
         return [*dict.fromkeys(column.name for column in (*self.columns, *self.long))]

@@ -320,6 +320,9 @@ class Text:
 
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Array]:
     """Token ids of differing lengths → {"ids", "mask": int64 [n, L]}, L the longest, at least 1; the right end is filled with `pad`."""
+    if len(rows) == 1 and rows[0]:
+        ids = np.array(rows, np.int64)
+        return {"ids": ids, "mask": np.ones_like(ids)}
     lengths = np.array([len(row) for row in rows], np.int64)
     mask = np.arange(max(1, lengths.max(initial=1))) < lengths[:, None]
     ids = np.full(mask.shape, pad, np.int64)

@@ -30,6 +30,10 @@ class Linear:
         """The output."""
         return {name: self._side_by_side(arrays) @ self.weight + self.bias for name in wanted}
 
+    def taken(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """What it reads of a call's inputs. Raises KeyError where one is missing."""
+        return {name: np.asarray(inputs[name], np.float32) for name in self.inputs}
+
     @property
     def stack_key(self) -> Hashable:
         """Calls of heads with equal keys may be answered by `stacked`."""

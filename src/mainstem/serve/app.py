@@ -83,10 +83,10 @@ def build(
 def _fixed() -> list[Guarded]:
     """The routes that are there whatever is served."""
     return [
+        Guarded("/predict/{name}", answers.predict, Access.TOKEN, ["POST"]),
+        Guarded("/predict", answers.predict_tasks, Access.TOKEN, ["POST"]),
         Guarded("/health", _health, Access.OPEN),
         Guarded("/ready", _ready, Access.TOKEN),
-        Guarded("/predict", answers.predict_tasks, Access.TOKEN, ["POST"]),
-        Guarded("/predict/{name}", answers.predict, Access.TOKEN, ["POST"]),
         Guarded("/models", _models, Access.TOKEN),
         Guarded("/metrics", _metrics, Access.TOKEN),
         Guarded("/openapi.json", _openapi, Access.TOKEN),

@@ -24,7 +24,7 @@ from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
 from mainstem.runtimes import _linear as linear
-from mainstem.runtimes._calls import prepare, threads
+from mainstem.runtimes._calls import threads
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
@@ -32,7 +32,7 @@ from mainstem.serve.scheduler import Cancelled, EngineGone, Scheduler, Ticket
 from mainstem.serve.supervisor import Local, Opened, Remote
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
-PATIENCE = 0.02  # seconds of a request before it is looked whether its client is still there
+PATIENCE = 0.1  # seconds of a request before it is looked whether its client is still there
 SMALL = 8 << 20  # bytes of a graph that may be a head
 ATTEMPTS = 3  # at replaying a model whose engine ends meanwhile
 
@@ -93,8 +93,7 @@ class Served:
     def asked(self, call: Call, ticket: Ticket) -> asyncio.Future[dict[str, Any]]:
         """Start a call for a request."""
         if head := self.heads.get(call.graph):
-            spec = self.pipeline.artifact.graphs[call.graph]
-            return self.scheduler.stacked(head, prepare(call, spec), call.outputs or tuple(port.name for port in spec.outputs), ticket)
+            return self.scheduler.stacked(head, head.taken(call.inputs), call.outputs or (head.output,), ticket)
         return self.scheduler.ask(self.graphs[call.graph], call, ticket)
 
     async def predict(

@@ -107,6 +107,23 @@ class _Opening:
     heard: Callable[[Opened], None]
 
 
+@dataclass
+class _Pending:
+    """What was asked of an engine, when, and whether it is to load a model. `read` makes of the answer what the future has."""
+
+    future: asyncio.Future[Any]
+    read: Callable[[channel.Message], Any]
+    began: float
+    loads: bool
+
+    def answer(self, told: dict[str, Any], arrays: list[Array]) -> None:
+        """The answer is here."""
+        try:
+            self.future.set_result(self.read((told, arrays)))
+        except Exception as error:
+            self.future.set_exception(error)
+
+
 class _Process(asyncio.Protocol):
     """One engine process and the channel to it, from its start to its end."""
 
@@ -119,20 +136,20 @@ class _Process(asyncio.Protocol):
             self.process = subprocess.Popen(asked, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**THRIFTY, **os.environ})
         self.reader = channel.Reader()
         self.transport: Any = None
-        self.pending: dict[int, tuple[asyncio.Future[Any], float, bool]] = {}  # when it was asked, and whether it is to load
+        self.pending: dict[int, _Pending] = {}
         self.numbers = itertools.count(1)
         self.heard_at, self.alive = time.monotonic(), False
         self.freed: deque[int] = deque()  # handles to let go of, with the next beat
         self.ended: Callable[[], None] = lambda: None
 
-    def send(self, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> asyncio.Future[Any]:
-        """Ask something. The future has the answering message; it raises EngineGone where the process ends before."""
+    def send(self, header: Mapping[str, Any], arrays: Sequence[Array], read: Callable[[channel.Message], Any]) -> asyncio.Future[Any]:
+        """Ask something. The future has what `read` makes of the answer; it raises EngineGone where the process ends before."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.transport is None or self.transport.is_closing():
             future.set_exception(EngineGone("the engine ended and is started again"))
             return future
         number = next(self.numbers)
-        self.pending[number] = future, time.monotonic(), header["do"] == "open"
+        self.pending[number] = _Pending(future, read, time.monotonic(), header["do"] == "open")
         try:
             self.tell({**header, "id": number}, arrays)
         except Exception:
@@ -152,9 +169,9 @@ class _Process(asyncio.Protocol):
 
     def troubled(self, now: float) -> bool:
         """Whether it gives no sign of life, or a run does not end."""
-        loading = any(loads for _, _, loads in self.pending.values())
+        loading = any(waiting.loads for waiting in self.pending.values())
         silent = now - self.heard_at > (LOADING if loading else HUNG if self.alive else STARTING)
-        return silent or any(now - began > (LOADING if loads else RUNAWAY) for _, began, loads in self.pending.values())
+        return silent or any(now - waiting.began > (LOADING if waiting.loads else RUNAWAY) for waiting in self.pending.values())
 
     def connection_made(self, transport: Any) -> None:
         """The channel is open."""
@@ -166,8 +183,8 @@ class _Process(asyncio.Protocol):
         try:
             for told, arrays in self.reader.feed(data):
                 waiting = self.pending.pop(told.get("id", 0), None)
-                if waiting and not waiting[0].done():
-                    waiting[0].set_result((told, arrays))
+                if waiting and not waiting.future.done():
+                    waiting.answer(told, arrays)
                 elif "beat" in told and self.freed:
                     self.tell({"do": "free", "handles": [self.freed.popleft() for _ in range(len(self.freed))]})
         except channel.BrokenChannel:
@@ -177,9 +194,9 @@ class _Process(asyncio.Protocol):
         """The other side was closed: the process has ended, or is about to."""
         waiting, self.pending = self.pending, {}
         self.ended()
-        for future, _, _ in waiting.values():
-            if not future.done():
-                future.set_exception(EngineGone("the engine ended while it ran this and is started again"))
+        for each in waiting.values():
+            if not each.future.done():
+                each.future.set_exception(EngineGone("the engine ended while it ran this and is started again"))
 
 
 class Remote:
@@ -225,10 +242,7 @@ class Remote:
 
     async def _load(self, model: int, opening: _Opening) -> None:
         asked = {"do": "open", "model": model, "folder": str(opening.folder), "graphs": pack_ports(opening.graphs)}
-        told, _ = await self._process.send(asked)
-        if "graphs" not in told:
-            raise error_of(told)
-        opening.heard({name: (number, rows) for name, (number, rows) in told["graphs"].items()})
+        opening.heard(await self._process.send(asked, (), _opened))
 
     def close(self, model: int) -> None:
         """Let go of a model."""
@@ -237,21 +251,7 @@ class Remote:
 
     def run(self, number: int, parts: Sequence[Part], wanted: tuple[str, ...], keep: tuple[str, ...], cores: int = 0) -> Run:
         """Run calls as one. The future raises EngineGone where the engine ends before it answers."""
-        sent = self._process.send(*pack_run(number, parts, wanted, keep, cores))
-        answer: Run = asyncio.get_running_loop().create_future()
-
-        def over(done: asyncio.Future[Any]) -> None:
-            if error := done.exception():
-                answer.set_exception(error)
-                return
-            told, arrays = done.result()
-            if "parts" in told:
-                answer.set_result((unpack_answers(told, arrays), told["seconds"]))
-            else:
-                answer.set_exception(error_of(told))
-
-        sent.add_done_callback(over)
-        return answer
+        return self._process.send(*pack_run(number, parts, wanted, keep, cores), _answered)
 
     def free(self, handle: int) -> None:
         """Let go of what was kept, with the next beat. May be called from any thread."""
@@ -320,3 +320,17 @@ class Remote:
             self._process.ours.close()
         self._process.kill()
         await asyncio.to_thread(self._process.process.wait)
+
+
+def _opened(message: channel.Message) -> Opened:
+    told, _ = message
+    if "graphs" not in told:
+        raise error_of(told)
+    return {name: (number, rows) for name, (number, rows) in told["graphs"].items()}
+
+
+def _answered(message: channel.Message) -> tuple[list[Answered], float]:
+    told, arrays = message
+    if "parts" not in told:
+        raise error_of(told)
+    return unpack_answers(told, arrays), told["seconds"]

@@ -81,7 +81,9 @@ class Classification(Task):
         """Logits [row, labels] → the likeliest label, its probability, and those of all; NaN → an error."""
         logits, labels = np.asarray(output["logits"], np.float64), list(state.json["labels"])
         good = finite(logits)
-        probabilities = _temperature.softmax(np.where(good[:, None], logits, 0.0), state.json.get("temperature", 1.0))
+        if not good.all():
+            logits = np.where(good[:, None], logits, 0.0)
+        probabilities = _temperature.softmax(logits, state.json.get("temperature", 1.0))
         return classified(probabilities, labels, good)
 
 
@@ -94,6 +96,8 @@ def abstained(answer: Prediction | MainstemError, least: float) -> Prediction | 
 
 def finite(logits: Array) -> Array:
     """Which rows of logits [row, k] have probabilities: no NaN, no +inf, and not all of them -inf."""
+    if np.isfinite(logits).all() and logits.shape[1]:
+        return np.ones(len(logits), bool)
     top = logits.max(axis=1, initial=-np.inf)
     return np.asarray(np.isfinite(top) & ~np.isnan(logits).any(axis=1))
 
