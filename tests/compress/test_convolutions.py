@@ -15,13 +15,13 @@ PIXELS = [{"pixels": RNG.normal(size=(1, 3, 12, 12)).astype(np.float32)} for _ i
 
 @pytest.fixture(scope="module")
 def graph():
-    """Zeros around, 3 × 3, then two of one pixel with 128 channels, the first followed by a clip; averaged."""
+    """Zeros around, 3 × 3, then two of one pixel with 160 channels, the first followed by a clip; averaged."""
     helper, make = onnx.helper, onnx.helper.make_node
     weights = {
-        "stem": RNG.normal(size=(128, 3, 3, 3)) / 5,
-        "wide": RNG.normal(size=(128, 128, 1, 1)) / 11,
-        "last": RNG.normal(size=(128, 128, 1, 1)) / 11,
-        "bias": RNG.normal(size=128),
+        "stem": RNG.normal(size=(160, 3, 3, 3)) / 5,
+        "wide": RNG.normal(size=(160, 160, 1, 1)) / 11,
+        "last": RNG.normal(size=(160, 160, 1, 1)) / 11,
+        "bias": RNG.normal(size=160),
     }
     constants = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     constants += [onnx.numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "around")]
@@ -35,7 +35,7 @@ def graph():
         make("GlobalAveragePool", ["d"], ["mean"]),
     ]
     given = helper.make_tensor_value_info("pixels", 1, ["row", 3, 12, 12])
-    made = helper.make_graph(nodes, "g", [given], [helper.make_tensor_value_info("mean", 1, ["row", 128, 1, 1])], constants)
+    made = helper.make_graph(nodes, "g", [given], [helper.make_tensor_value_info("mean", 1, ["row", 160, 1, 1])], constants)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
 
 
@@ -73,3 +73,20 @@ def test_a_picture_is_answered_alike_in_every_batch(small):
 
 def test_equal_input_gives_equal_bytes(graph, small):
     assert int8.compress(graph, PIXELS) == small
+
+
+def test_a_clipped_value_gets_no_steps_beyond_its_ends(graph, small):
+    made = Graph(small)
+    (of_clip,) = (node for node in made.nodes if node.op_type == "QuantizeLinear" and node.input[0] == "c")
+    scale, zero = (float(made.constants[name]) for name in of_clip.input[1:3])
+    assert zero == 0
+    assert scale * 255 <= 6 * 1.02  # the samples' reach with its margin would be wider
+    assert int8._clipped(Graph(graph), "c") == (0, 6)
+    assert int8._clipped(Graph(graph), "a") == (-np.inf, np.inf)
+
+
+def test_a_small_convolution_stays_as_it_is(graph, monkeypatch):
+    monkeypatch.setattr(int8, "LEAST_KEPT", 160 * 27 + 1)
+    made = Graph(int8.compress(graph, PIXELS))
+    (stem,) = (node for node in made.nodes if node.op_type == "Conv")
+    assert made.constants[stem.input[1]].dtype == np.float32

@@ -17,7 +17,7 @@ STEPS = 255
 WEIGHT = 64  # the largest weight: 255 · 64 · 2 fits into 16 bits, so that no kernel that adds pairs in them saturates
 MARGIN = 1.3  # of what the samples reach, for what they did not show
 ATTENDED = 1.8  # the same behind attention: words at random attend evenly, so means of values are small
-PICTURED = 2.0  # the same of convolutions: made pictures excite the later channels less than pictures of things
+PICTURED = 2.5  # the same of convolutions: made pictures excite the later channels less than pictures of things
 FURTHER = 0.075  # columns at most, as a share of the channels
 
 
@@ -50,9 +50,12 @@ class Window:
         return self.scale * (rests @ weights_KN[len(weights_KN) - len(rests) :])
 
 
-def fit(low_K: Array, high_K: Array, margin: float = MARGIN, further: float = FURTHER) -> Window:
-    """The finest window over channels that reach from low to high, with at most this share of further columns."""
-    low, high = np.minimum(low_K, 0) * margin, np.maximum(high_K, 0) * margin
+def fit(
+    low_K: Array, high_K: Array, margin: float = MARGIN, further: float = FURTHER, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Window:
+    """The finest window over channels that reach from low to high, with at most this share of further columns; none beyond `within`."""
+    low = np.maximum(np.minimum(low_K, 0) * margin, min(within[0], 0))
+    high = np.minimum(np.maximum(high_K, 0) * margin, max(within[1], 0))
     whole = max(float(high.max() - low.min()), 1e-6) * 1.01
     zeros = np.arange(0, STEPS + 1, 15)
     for width in np.geomspace(whole / 40, whole, 120):

@@ -19,7 +19,9 @@ from mainstem.contracts import Array, Arrays
 
 VERSION = 1
 LEAST = 1 << 12  # numbers in a matrix, below which it stays as it is
-LEAST_KEPT = 1 << 8  # of one that only keeps its weights in 8 bits
+LEAST_KEPT = (
+    1 << 12
+)  # of one that only keeps its weights in 8 bits: the first ones of a network are small, and what they lose goes through all of it
 LEAST_PICTURE = 1 << 14  # of a convolution: the early ones have few weights and large pictures, and moving those costs more than is won
 ROWS, ROWS_EACH = 2048, 48  # rows of a value at most, and of each sample, by which weights are rounded
 _TABLE_MOST = 127  # integers of a table meet no other integers, so they have all 8 bits
@@ -50,9 +52,17 @@ def compress(graph: bytes, samples: Iterable[Arrays]) -> bytes | None:
         if name not in windows:
             plain = _windows.PICTURED if node.op_type == "Conv" else _windows.MARGIN
             margin = _windows.ATTENDED if name in attended else plain
-            windows[name] = _windows.fit(seen[name].low, seen[name].high, margin)
+            windows[name] = _windows.fit(seen[name].low, seen[name].high, margin, within=_clipped(made, name))
         _linear(made, node, seen[name], windows[name], quantised)
     return made.written()
+
+
+def _clipped(made: Graph, name: str) -> tuple[float, float]:
+    """Between what a value lies whatever the input, where a Clip with constant ends makes it."""
+    clip = next((node for node in made.nodes if name in node.output and node.op_type == "Clip"), None)
+    ends = [made.value(end) if end else None for end in ([*clip.input, "", ""][1:3] if clip is not None else ["", ""])]
+    low, high = (float(end) if end is not None else far for end, far in zip(ends, (-np.inf, np.inf), strict=True))
+    return low, high
 
 
 def _matrix(made: Graph, node: Any) -> Array | None:
