@@ -124,6 +124,24 @@ def append_line(path: Path | str, text: str) -> None:
             os.close(handle)
 
 
+def append_bytes(path: Path | str, data: bytes) -> None:
+    """Add to the end of a file that exists, on the disk when this returns. On a full disk none of `data` stays."""
+    path = Path(path)
+    with _reported(path, len(data)):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        size = os.fstat(handle).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view[: 64 * _CHUNK]) :]
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+        finally:
+            os.close(handle)
+
+
 def truncate(path: Path | str, size: int) -> None:
     """Cut a log back to its first `size` bytes (a resumed run drops what was logged after its checkpoint)."""
     path = Path(path)

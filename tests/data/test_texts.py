@@ -1,18 +1,19 @@
 """Streams of texts: every format, the column that is chosen, where reading goes on, what is wrong."""
 
 import json
+from itertools import islice
 
 import pandas as pd
 import pytest
 
-from mainstem.data.texts import Texts
+from mainstem.data.texts import Place, Texts
 from mainstem.errors import MainstemError
 
 LINES = [f"A sentence that is number {i} of a longer row of them." for i in range(300)]
 
 
 def texts(source):
-    return [text for _, _, row in source.read() for text in row]
+    return [text for row in source.read() for text in row.texts]
 
 
 def write(folder, suffix, rows):
@@ -33,20 +34,51 @@ def write(folder, suffix, rows):
 def test_every_format_gives_the_same_texts_and_goes_on_where_it_was(tmp_path, suffix):
     source = Texts(write(tmp_path, suffix, LINES))
     assert texts(source) == LINES
-    read = list(source.read())
-    for at in (0, 49, 50, 122, 298):
-        file, row, _ = read[at]
-        assert list(source.read(file, row)) == read[at + 1 :]
-    assert list(Texts(source.path, source.columns, most=130).read(0, 123)) == read[123:130]
+    places = [row.following() for row in source.read()]
+    assert [place.row for place in places] == list(range(1, 301))
+    for i in (0, 49, 50, 122, 298, 299):
+        assert [row.texts for row in source.read(places[i])] == [[line] for line in LINES[i + 1 :]]
+    assert [row.texts for row in Texts(source.path, source.columns, most=130).read(places[122])] == [[line] for line in LINES[123:130]]
 
 
-def test_what_was_read_before_is_not_parsed_again(tmp_path):
+CHINESE = ["第一段：天地玄黄，宇宙洪荒。", "二，日月盈昃，辰宿列张。", "a line of ASCII", "🙂 寒来暑往", "秋收冬藏"] * 50
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".txt"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_reading_goes_on_at_any_row_in_any_encoding_with_any_line_ends(tmp_path, codec, suffix, end):
+    path = tmp_path / f"some{suffix}"
+    if suffix == ".csv":
+        content = "".join(f'{i},"{row}{end}next"{end}' for i, row in enumerate(CHINESE))
+        path.write_bytes(f"id,body{end}{content}".encode(codec))
+    elif suffix == ".jsonl":
+        path.write_bytes(
+            "".join(json.dumps({"body": row}, ensure_ascii=False) + end * (1 + i % 2) for i, row in enumerate(CHINESE)).encode(codec)
+        )
+    else:
+        path.write_bytes("".join(f"{row}{end}next{end}{end}" for row in CHINESE).encode(codec))
+    source = Texts(path, () if suffix == ".txt" else ["body"])
+    read = [(row.texts, row.following()) for row in source.read()]
+    assert [texts[0].splitlines()[0] for texts, _ in read] == CHINESE
+    for i, (_, place) in enumerate(read):
+        assert place == Place(*json.loads(json.dumps(place)))
+        assert [texts for texts, _ in read[i + 1 : i + 4]] == [row.texts for row in islice(source.read(place), 3)]
+
+
+def test_what_was_read_before_is_not_read_again_and_lines_keep_their_numbers(tmp_path):
     path = write(tmp_path, ".jsonl", LINES)
-    path.write_text(path.read_text().replace('{"id": 230,', "not JSON: {", 1))
     source = Texts(path, ["body"])
-    assert len(list(source.read(0, 250))) == 50
-    with pytest.raises(MainstemError, match="not JSON"):
-        list(source.read())
+    rows = source.read()
+    *_, last = islice(rows, 250)
+    place = last.following()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert place.byte == sum(map(len, lines[: place.line]))
+    path.write_bytes(b"?" * place.byte + b"".join(lines[place.line :]))
+    assert [row.texts[0] for row in source.read(place)] == LINES[250:]
+    path.write_bytes(b"?" * place.byte + b"{\n")
+    with pytest.raises(MainstemError, match=rf"some\.jsonl:{place.line + 1}: this line is not JSON"):
+        list(source.read(place))
 
 
 def test_a_folder_is_read_by_name_and_what_holds_no_texts_is_told(tmp_path):
@@ -56,7 +88,7 @@ def test_a_folder_is_read_by_name_and_what_holds_no_texts_is_told(tmp_path):
     source = Texts(tmp_path)
     assert texts(source) == ["a first text of some length", "second"]
     assert any("1 files" in note for note in source.notes)
-    assert [row for *_, row in source.read(1, 0)] == [["second"]]
+    assert [row.texts for row in source.read(Place(1))] == [["second"]]
 
 
 def test_plain_text_is_paragraphs_or_lines(tmp_path):

@@ -42,7 +42,7 @@ def of_folder(path: Path | str) -> Listed:
 
 def of_table(table: Texts) -> Listed:
     """The pictures that a table names in its column, or in one of its two columns; rows that lack one of the cells are left out."""
-    rows = [row for _, _, row in table.read() if len(row) == len(table.columns)]
+    rows = [row.texts for row in table.read() if len(row.texts) == len(table.columns)]
     place = holds_pictures(table).index(True)
     texts = [row[1 - place] for row in rows] if len(table.columns) == 2 else []
     return Listed(base(table), [row[place] for row in rows], texts)
@@ -50,7 +50,7 @@ def of_table(table: Texts) -> Listed:
 
 def holds_pictures(table: Texts) -> list[bool]:
     """Whether each column names pictures, by its first rows."""
-    rows = [row for _, _, row in islice(table.read(), _SEEN) if len(row) == len(table.columns)]
+    rows = [row.texts for row in islice(table.read(), _SEEN) if len(row.texts) == len(table.columns)]
     return [kinds.kind_of(cells, base(table)) == "image" for cells in zip(*rows, strict=True)] or [False] * len(table.columns)
 
 

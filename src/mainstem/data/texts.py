@@ -9,11 +9,11 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mainstem.data import delimited, encoding, kinds
 from mainstem.data.frames import open_parquet
@@ -26,6 +26,33 @@ _SEEN = 200  # rows that choose the column
 _BATCH = 1024  # rows of Parquet at once
 BETWEEN = "\v"  # the texts of a pair: a space to whatever reads it otherwise
 
+
+class Place(NamedTuple):
+    """Where a row stands: in which file, after how many of its rows; in a text file, at which byte, after how many lines.
+
+    The byte is what `TextIOBase.tell` says: with encodings that keep a state, this state is part of the number.
+    """
+
+    file: int = 0
+    row: int = 0
+    byte: int = 0
+    line: int = 0
+
+
+class Row(NamedTuple):
+    """The texts of a row, and where it was read."""
+
+    texts: list[str]
+    file: int
+    row: int
+    told: Callable[[], tuple[int, int]]
+
+    def following(self) -> Place:
+        """Where the next row stands; to be asked before that one is read."""
+        return Place(self.file, self.row, *self.told())
+
+
+START = Place()
 Cells = tuple[int, list[Any]]  # number of a row for messages, and its cells of the columns asked for
 
 
@@ -51,23 +78,24 @@ class Texts:
             for name in self.columns:
                 _place(name, names, named)
 
-    def read(self, file: int = 0, row: int = 0) -> Iterator[tuple[int, int, list[str]]]:
-        """Each row's texts, with where the next row stands (file, row): reading on from there misses none and repeats none.
+    def read(self, at: Place = START) -> Iterator[Row]:
+        """Every row's texts; `Row.following` is where reading goes on, missing none and repeating none.
 
         Missing and empty cells give no text. Raises MainstemError with file and row for what is no text.
         """
-        for number in range(file, len(self.files)):
+        for number in range(at.file, len(self.files)):
             path = self.files[number]
-            skipped = row if number == file else 0
-            left = max(0, self.most - skipped) if self.most else None
-            for done, (line, cells) in enumerate(islice(self._rows(path, self.columns, skipped), left), skipped + 1):
-                yield number, done, [text for cell in cells if (text := _text(cell, path, line))]
+            begin = at if number == at.file else START
+            left = max(0, self.most - begin.row) if self.most else None
+            with self._rows(path, self.columns, begin) as (rows, told):
+                for row, (line, cells) in enumerate(islice(rows, left), begin.row + 1):
+                    yield Row([text for cell in cells if (text := _text(cell, path, line))], number, row, told)
 
     def taken(self) -> float:
         """The share of all rows that are read, where those of a file are at most `most`."""
         if not self.most:
             return 1.0
-        counts = Counter(file for file, _, _ in Texts(self.path, self.columns, self.encoding).read())
+        counts = Counter(row.file for row in Texts(self.path, self.columns, self.encoding).read())
         return sum(min(count, self.most) for count in counts.values()) / max(1, counts.total())
 
     def size(self) -> int:
@@ -102,7 +130,8 @@ class Texts:
         if path is None:
             return ()
         names = self._names(path)
-        rows = [cells for _, cells in islice(self._rows(path, names), _SEEN)]
+        with self._rows(path, names) as (found, _):
+            rows = [cells for _, cells in islice(found, _SEEN)]
         known = [
             name for name, cells in zip(names, zip(*rows, strict=True), strict=True) if kinds.kind_of(cells, path.parent) in self.wanted
         ]
@@ -121,29 +150,32 @@ class Texts:
         suffix = path.suffix.casefold()
         if suffix in (".parquet", ".pq"):
             return list(open_parquet(path).schema_arrow.names)
-        with self._opened(path) as stream:
+        with self._opened(path) as lines:
             if suffix in (".csv", ".tsv"):
-                return _records(stream, path, suffix)[0]
-            return list(dict.fromkeys(name for _, row in islice(_objects(stream, path), _SEEN) for name in row))
-
-    def _rows(self, path: Path, columns: Sequence[str], skipped: int = 0) -> Iterator[Cells]:
-        """The rows of a file but the first `skipped`, which are passed over unread where the format allows it."""
-        suffix = path.suffix.casefold()
-        if suffix in (".parquet", ".pq"):
-            yield from _parquet(path, columns, skipped)
-            return
-        with self._opened(path) as stream:
-            if suffix == ".txt":
-                yield from ((line, [text]) for line, text in islice(_paragraphs(stream), skipped, None))
-            elif suffix in (".csv", ".tsv"):
-                names, records = _records(stream, path, suffix)
-                places = [_place(name, names, path) for name in columns]
-                yield from ((line, [record[i] for i in places]) for line, record in islice(records, skipped, None))
-            else:
-                yield from ((line, [row.get(name) for name in columns]) for line, row in _objects(stream, path, skipped))
+                return _records(lines, path, suffix, START)[0]
+            return list(dict.fromkeys(name for _, row in islice(_objects(lines, path, START), _SEEN) for name in row))
 
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[io.TextIOWrapper]:
+    def _rows(
+        self, path: Path, columns: Sequence[str], at: Place = START
+    ) -> Iterator[tuple[Iterator[Cells], Callable[[], tuple[int, int]]]]:
+        """The rows of a file from `at`, and what tells at which byte and after how many lines the next one stands (0, 0 in Parquet)."""
+        suffix = path.suffix.casefold()
+        if suffix in (".parquet", ".pq"):
+            yield _parquet(path, columns, at.row), lambda: (0, 0)
+            return
+        with self._opened(path) as lines:
+            if suffix == ".txt":
+                yield ((line, [text]) for line, text in _paragraphs(lines, at)), lines.told
+            elif suffix in (".csv", ".tsv"):
+                names, records = _records(lines, path, suffix, at)
+                places = [_place(name, names, path) for name in columns]
+                yield ((line, [record[i] for i in places]) for line, record in records), lines.told
+            else:
+                yield ((line, [row.get(name) for name in columns]) for line, row in _objects(lines, path, at)), lines.told
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[_Lines]:
         """A text file, decoded as it is read. Raises MainstemError where bytes are not of its encoding."""
         with open(path, "rb") as raw:
             sample = raw.read(_SAMPLE)
@@ -156,7 +188,8 @@ class Texts:
                 self.notes.append(f"{path}: {note}")
             raw.seek(0)
             try:
-                yield io.TextIOWrapper(raw, encoding=codec, newline="" if path.suffix.casefold() in (".csv", ".tsv") else None)
+                newline = "" if path.suffix.casefold() in (".csv", ".tsv") else None
+                yield _Lines(io.TextIOWrapper(raw, encoding=codec, newline=newline))
             except LookupError:
                 raise MainstemError(f"no encoding is named '{codec}'", where=str(path), do="Common ones: utf-8, gb18030.") from None
             except UnicodeDecodeError as error:
@@ -170,10 +203,37 @@ class Texts:
 class Pairs(Texts):
     """Two columns of `path`, the texts of a row as one with BETWEEN between them; a row that lacks one of the two gives none."""
 
-    def read(self, file: int = 0, row: int = 0) -> Iterator[tuple[int, int, list[str]]]:
-        """Each row's pair, with where the next row stands."""
-        for number, done, texts in super().read(file, row):
-            yield number, done, [BETWEEN.join(text.replace(BETWEEN, " ") for text in texts)] if len(texts) == len(self.columns) else []
+    def read(self, at: Place = START) -> Iterator[Row]:
+        """Every row's pair."""
+        for row in super().read(at):
+            pair = [BETWEEN.join(text.replace(BETWEEN, " ") for text in row.texts)] if len(row.texts) == len(self.columns) else []
+            yield row._replace(texts=pair)
+
+
+class _Lines:
+    """The lines of a text file, read one by one, so that it is known where the next one begins."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self.stream, self.number = stream, 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.stream.readline()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        return line
+
+    def told(self) -> tuple[int, int]:
+        """At which byte the next line begins, and after how many."""
+        return self.stream.tell(), self.number
+
+    def go(self, at: Place) -> None:
+        """Go on with the line that begins there."""
+        self.stream.seek(at.byte)
+        self.number = at.line
 
 
 def _text(cell: Any, path: Path, line: int) -> str:
@@ -194,25 +254,22 @@ def _place(name: str, names: Sequence[str], path: Path) -> int:
     return list(names).index(name)
 
 
-def _records(stream: io.TextIOWrapper, path: Path, suffix: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header of delimited text, and its records with the line that each ends in."""
+def _records(lines: _Lines, path: Path, suffix: str, at: Place) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header of delimited text, and its records from `at` (the first one at the START) with the line that each ends in."""
     usual = "\t" if suffix == ".tsv" else ","
-    start = "".join(islice(stream, 100))
-    delimiter = delimited.find_delimiter(start, usual)
-    reader = csv.reader(_chained(start, stream), delimiter=delimiter)
+    delimiter = delimited.find_delimiter("".join(islice(lines, 100)), usual)
+    lines.go(START)
+    reader = csv.reader(lines, delimiter=delimiter)
     with delimited.large_fields():
         header = next(reader, None)
     if header is None:
         raise MainstemError("the file is empty", where=str(path))
-    return delimited.column_names(header, str(path), []), _checked_records(reader, len(header), path)
+    if at.line:
+        lines.go(at)
+    return delimited.column_names(header, str(path), []), _checked_records(reader, lines, len(header), path)
 
 
-def _chained(start: str, stream: io.TextIOWrapper) -> Iterator[str]:
-    yield from io.StringIO(start, newline="")
-    yield from stream
-
-
-def _checked_records(reader: Any, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _checked_records(reader: Any, lines: _Lines, width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with delimited.large_fields():
             for record in reader:
@@ -221,46 +278,46 @@ def _checked_records(reader: Any, width: int, path: Path) -> Iterator[tuple[int,
                 if len(record) != width:
                     raise MainstemError(
                         f"this line has {len(record)} fields, the header {width}",
-                        where=f"{path}:{reader.line_num}",
+                        where=f"{path}:{lines.number}",
                         do="Put cells that contain the delimiter between double quotes.",
                     )
-                yield reader.line_num, record
+                yield lines.number, record
     except csv.Error as error:
-        raise MainstemError(f"this is not CSV: {error}", where=f"{path}:{reader.line_num}") from None
+        raise MainstemError(f"this is not CSV: {error}", where=f"{path}:{lines.number}") from None
 
 
-def _objects(stream: io.TextIOWrapper, path: Path, skipped: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSONL but the first `skipped`, which are not parsed; blank lines are none."""
-    for number, line in islice(((n, line) for n, line in enumerate(stream, 1) if line.strip()), skipped, None):
+def _objects(lines: _Lines, path: Path, at: Place) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSONL from `at`; blank lines are none."""
+    lines.go(at)
+    for line in lines:
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             raise MainstemError(
-                "this line is not JSON", where=f"{path}:{number}", do="A .jsonl file holds one JSON object a line."
+                "this line is not JSON", where=f"{path}:{lines.number}", do="A .jsonl file holds one JSON object a line."
             ) from None
         if not isinstance(row, dict):
-            raise MainstemError("this line is no JSON object", where=f"{path}:{number}", do='For example {"text": "…"}.')
-        yield number, row
+            raise MainstemError("this line is no JSON object", where=f"{path}:{lines.number}", do='For example {"text": "…"}.')
+        yield lines.number, row
 
 
-def _paragraphs(stream: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
-    """Texts of plain text with the line that they start in: paragraphs, or lines where the beginning has no empty line."""
-    start = list(islice(stream, 1000))
-    lines = enumerate((line for part in (start, stream) for line in part), 1)
-    if any(not line.strip() for line in start[:-1]):
-        held: list[str] = []
-        first = 1
-        for number, line in lines:
-            if line.strip():
-                first = first if held else number
-                held.append(line)
-            elif held:
-                yield first, "".join(held)
-                held = []
-        if held:
+def _paragraphs(lines: _Lines, at: Place) -> Iterator[tuple[int, str]]:
+    """Texts of plain text from `at` with the line that they start in: paragraphs, or lines where the beginning has no empty line."""
+    parted = any(not line.strip() for line in list(islice(lines, 1000))[:-1])
+    lines.go(at)
+    held: list[str] = []
+    first = at.line + 1
+    for line in lines:
+        if line.strip():
+            first = first if held else lines.number
+            held.append(line)
+        if held and not (parted and line.strip()):
             yield first, "".join(held)
-    else:
-        yield from ((number, line) for number, line in lines if line.strip())
+            held = []
+    if held:
+        yield first, "".join(held)
 
 
 def _parquet(path: Path, columns: Sequence[str], skipped: int = 0) -> Iterator[Cells]:

@@ -1,14 +1,16 @@
 """Texts as numbers on disk: tokenised once, in shards that appear whole or not at all, and read back as memory maps.
 
 FOLDER/ recipe.json · 00000/ PART.tokens, PART.windows, shard.json, MANIFEST.json · 00001/ … · index.json (written last). A *window* is
-what a network sees at once; which token begins a word is kept in the top bit. Killed while it is written, the same call goes on
-after the last whole shard.
+what a network sees at once; which token begins a word is kept in the top bit. The next shard grows in growing/ PART.tokens,
+PART.sizes (of its texts), record.json: how much of them is on the disk, and the byte or row of the source that comes next. Killed
+while it is written, the same call goes on there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,13 +23,15 @@ import numpy as np
 from mainstem import files
 from mainstem.contracts import Array
 from mainstem.data.similar import plain_text
-from mainstem.data.texts import Texts
+from mainstem.data.texts import START, Place, Texts
 from mainstem.errors import MainstemError
 
 PARTS = ("train", "held_out")
 INDEX = "index.json"
-_RECIPE, _SHARD = "recipe.json", "shard.json"
-_TOKENS = 1 << 23  # of a shard, at least: what is lost by a kill, and held in memory
+_RECIPE, _SHARD, _RECORD, _GROWING = "recipe.json", "shard.json", "record.json", "growing"
+_FORMAT = 2
+_TOKENS = 1 << 23  # of a shard, at least
+_FLUSH = 1 << 18  # tokens, at least, that go to the disk together: held in memory, and done again after a kill
 _ROWS = 512  # tokenised at once
 
 Tokenise = Callable[[Sequence[str]], list[tuple[Array, Array]]]  # texts → ids [n] and whether each begins a word [n]
@@ -97,21 +101,27 @@ def write(
         return
     files.sweep(folder)
     done = _whole(folder)
-    at = done[-1]["next"] if done else [0, 0]
-    told = [sum(shard[part]["texts"] for shard in done for part in PARTS), sum(shard[part]["tokens"] for shard in done for part in PARTS)]
-    shard = _Shard(recipe)
-    rows = texts.read(*at)
-    while chunk := list(islice(rows, _ROWS)):
+    at = Place(*done[-1]["next"]) if done else START
+    told = [sum(shard[part][key] for shard in done for part in PARTS) for key in ("texts", "tokens")]
+    shard = _Growing(folder, len(done), recipe, at)
+    rows = texts.read(shard.next)
+    ended = False
+    while not ended:
+        if shard.tokens() >= _TOKENS:
+            done.append(shard.save())
+            told = [n + sum(done[-1][part][key] for part in PARTS) for n, key in zip(told, ("texts", "tokens"), strict=True)]
+            shard = _Growing(folder, len(done), recipe, shard.next)
         if stopped():
             raise KeyboardInterrupt
-        shard.add([text for _, _, row in chunk for text in row], tokenise)
-        if shard.tokens() >= _TOKENS:
-            done.append(shard.save(folder, len(done), chunk[-1][:2]))
-            told = [n + sum(done[-1][part][key] for part in PARTS) for n, key in zip(told, ("texts", "tokens"), strict=True)]
-            shard = _Shard(recipe)
+        chunk = list(islice(rows, _ROWS))
+        ended = len(chunk) < _ROWS
+        shard.add([text for row in chunk for text in row.texts], tokenise)
+        if ended or shard.unwritten() >= _FLUSH or shard.tokens() >= _TOKENS:
+            shard.flush(Place(len(texts.files)) if ended else chunk[-1].following())
         report(told[0] + shard.texts(), told[1] + shard.tokens())
     if shard.texts():
-        done.append(shard.save(folder, len(done), (len(texts.files), 0)))
+        done.append(shard.save())
+    files.remove(folder / _GROWING)
     totals = {part: {key: sum(each[part][key] for each in done) for key in ("texts", "tokens", "bytes", "windows")} for part in PARTS}
     if not totals["train"]["windows"]:
         raise MainstemError("there is no text to learn from", where=str(texts.path))
@@ -127,24 +137,53 @@ def write(
 def _whole(folder: Path) -> list[dict[str, Any]]:
     """shard.json of the shards that are whole; the first that is not is removed, with all after it."""
     done: list[dict[str, Any]] = []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        if path.name == f"{len(done):05d}" and not files.broken(path):
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != _GROWING):
+        if path.name == f"{len(done):05d}" and not files.broken(path) and _format(path) == _FORMAT:
             done.append(json.loads((path / _SHARD).read_bytes()))
         else:
             files.remove(path)
     return done
 
 
-class _Shard:
-    """A shard being filled."""
+def _format(path: Path) -> Any:
+    return json.loads((path / files.MANIFEST).read_bytes())["format"]
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.values: dict[str, list[Array]] = {part: [] for part in PARTS}
-        self.counts = {part: {"texts": 0, "tokens": 0, "bytes": 0} for part in PARTS}
+
+class _Growing:
+    """The shard number `number`, being filled: what of it is on the disk already is gone on with, else it begins at `start`."""
+
+    def __init__(self, folder: Path, number: int, recipe: Recipe, start: Place) -> None:
+        self.folder, self.number, self.recipe = folder, number, recipe
+        self.path = folder / _GROWING
+        self.held: dict[str, list[Array]] = {part: [] for part in PARTS}
+        if (record := self._recorded()) is None:
+            files.remove(self.path)
+            empty = {f"{part}.{kind}": {"size": 0, "crc32": 0} for part in PARTS for kind in ("tokens", "sizes")}
+            counts = {part: {"texts": 0, "tokens": 0, "bytes": 0} for part in PARTS}
+            record = {"number": number, "next": list(start), "files": empty, "counts": counts}
+            with files.folder(self.path) as made:
+                for name in empty:
+                    made.add(name, b"")
+                made.add_json(_RECORD, record)
+        self.next, self.files, self.counts = Place(*record["next"]), record["files"], record["counts"]
+        self.written = self.tokens()
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """What record.json says, and the files cut to what it says of them; None where they are of another shard, or damaged."""
+        try:
+            record: dict[str, Any] = json.loads((self.path / _RECORD).read_bytes())
+            if record["number"] != self.number:
+                return None
+            for name, told in record["files"].items():
+                files.truncate(self.path / name, told["size"])
+                if zlib.crc32((self.path / name).read_bytes()) != told["crc32"]:
+                    return None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return record
 
     def add(self, texts: Sequence[str], tokenise: Tokenise) -> None:
-        """Some texts, each to its part. A text without any token is none."""
+        """Some texts, each to its part, in memory. A text without any token is none."""
         for text, (ids, begins) in zip(texts, tokenise(texts), strict=True):
             if not len(ids):
                 continue
@@ -152,7 +191,7 @@ class _Shard:
             marked = ids.astype(self.recipe.dtype) | np.where(begins, self.recipe.mark, 0).astype(self.recipe.dtype)
             if self.recipe.end >= 0:
                 marked = np.append(marked, np.array(self.recipe.end | self.recipe.mark, self.recipe.dtype))
-            self.values[part].append(marked)
+            self.held[part].append(marked)
             for key, n in (("texts", 1), ("tokens", len(marked)), ("bytes", len(text.encode()))):
                 self.counts[part][key] += n
 
@@ -162,14 +201,29 @@ class _Shard:
     def tokens(self) -> int:
         return sum(counts["tokens"] for counts in self.counts.values())
 
-    def save(self, folder: Path, number: int, following: tuple[int, int]) -> dict[str, Any]:
-        """Write it as a folder, and return what shard.json says."""
-        told: dict[str, Any] = {"next": list(following)}
-        with files.folder(folder / f"{number:05d}", {"format": 1}) as made:
-            for part, values in self.values.items():
-                joined = np.concatenate([np.zeros(0, self.recipe.dtype), *values])
-                starts = _windows(np.array([len(value) for value in values], np.int64), self.recipe)
-                made.add(f"{part}.tokens", joined.tobytes())
+    def unwritten(self) -> int:
+        return self.tokens() - self.written
+
+    def flush(self, following: Place) -> None:
+        """What is in memory goes to the disk; once it is there, so does the record, with the place of the row that comes next."""
+        for part, values in self.held.items():
+            sizes = np.array([len(value) for value in values], np.int64)
+            for name, array in ((f"{part}.tokens", np.concatenate(values) if values else sizes), (f"{part}.sizes", sizes)):
+                told, data = self.files[name], array.tobytes()
+                if data:
+                    files.append_bytes(self.path / name, data)
+                self.files[name] = {"size": told["size"] + len(data), "crc32": zlib.crc32(data, told["crc32"])}
+        self.next, self.written, self.held = following, self.tokens(), {part: [] for part in PARTS}
+        record = {"number": self.number, "next": list(following), "files": self.files, "counts": self.counts}
+        files.write_json(self.path / _RECORD, record)
+
+    def save(self) -> dict[str, Any]:
+        """Make a shard of what is on the disk, and return what shard.json says."""
+        told: dict[str, Any] = {"next": list(self.next)}
+        with files.folder(self.folder / f"{self.number:05d}", {"format": _FORMAT}) as made:
+            for part in PARTS:
+                starts = _windows(np.fromfile(self.path / f"{part}.sizes", np.int64), self.recipe)
+                made.add(f"{part}.tokens", self.path / f"{part}.tokens")
                 made.add(f"{part}.windows", starts.tobytes())
                 told[part] = {**self.counts[part], "windows": len(starts) - 1}
             made.add_json(_SHARD, told)

@@ -35,10 +35,10 @@ def data(info: Info, texts: Texts, material: Material, held_out: float) -> bytes
 def _taught(texts: Texts, held_out: float, stopped: Callable[[], bool]) -> Iterator[str]:
     """The texts that a tokenizer is trained on: of many, some of all files, chosen by their hash; none that is held out."""
     share = held_out + (1 - held_out) * min(1.0, _TRAINED_ON / max(1, texts.size()))
-    for number, (_, _, row) in enumerate(texts.read()):
+    for number, row in enumerate(texts.read()):
         if number % _ASKED == 0 and stopped():
             raise KeyboardInterrupt
-        yield from (text for text in row if not is_held_out(text, held_out) and is_held_out(text, share))
+        yield from (text for text in row.texts if not is_held_out(text, held_out) and is_held_out(text, share))
 
 
 def opened(data: bytes) -> Tokenizer:
