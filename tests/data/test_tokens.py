@@ -163,7 +163,8 @@ def test_killed_at_any_time_the_same_bytes_come_out_and_no_more_than_a_flush_is_
         log.write_text("")
         while True:
             at = int(rng.integers(1, len(calls) // 3))
-            how = {"fault": partial(faults.killing, at)} if rng.random() < 0.6 else {"after": float(rng.uniform(0.02, 0.3))}
+            in_time = kills and rng.random() < 0.4
+            how = {"after": float(rng.uniform(0.02, 0.3))} if in_time else {"fault": partial(faults.killing, at)}
             outcome = faults.trial(lambda folder=folder: tokens.write(source, logged, folder, recipe), **how)
             if outcome.kind == "done":
                 break
