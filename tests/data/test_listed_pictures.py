@@ -43,4 +43,5 @@ def test_pairs_are_whole_or_none(tmp_path):
     (tmp_path / "pairs.csv").write_text(f"a,b\none,uno{BETWEEN}!\ntwo,\n,tre\nfour,quattro\n")
     pairs = Pairs(tmp_path / "pairs.csv", ("a", "b"))
     assert [row.texts for row in pairs.read()] == [[f"one{BETWEEN}uno !"], [], [], [f"four{BETWEEN}quattro"]]
-    assert [texts for _, _, texts in pairs.read(0, 3)] == [[f"four{BETWEEN}quattro"]]
+    *_, third, _ = (row.following() for row in pairs.read())
+    assert [row.texts for row in pairs.read(third)] == [[f"four{BETWEEN}quattro"]]
