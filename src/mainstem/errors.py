@@ -34,6 +34,11 @@ class MissingExtra(MainstemError):
         )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory was lacking; libraries written in C++ have no exception of their own for it."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error) or "bad allocation" in str(error)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The second half of an "unknown name" message: the nearest known name, and all of them."""
     names = sorted(known)

@@ -14,9 +14,10 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from mainstem.errors import MainstemError
 MANIFEST = "MANIFEST.json"
 _TEMPORARY, _OLD = ".tmp-", ".old-"  # being written or removed; set aside while its replacement takes the name
 _LEFT = re.compile(r"(.+)\.(tmp|old)-[0-9a-f]{8}")
+_SCRATCH = ".mainstem-scratch-"
+_scratches: set[Path] = set()  # that this process has now
 _CHUNK = 1 << 20
 
 
@@ -266,15 +269,17 @@ def held(path: Path | str) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> None:
+def _lock(handle: int, path: Path) -> bool:
+    """Whether it is locked now: not every file system can. Raises MainstemError where another process has it."""
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
     except BlockingIOError:
         raise MainstemError("another process is at work in this folder", where=str(path), do="Wait for it, or choose another.") from None
     except (ImportError, OSError):
-        return
+        return False
 
 
 def sweep(parent: Path | str, *, older: float = 0) -> int:
@@ -296,6 +301,54 @@ def sweep(parent: Path | str, *, older: float = 0) -> int:
             _discard(entry)
             removed += 1
     return removed
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in the temporary folder (TMPDIR) for a moment, locked meanwhile: what a killed process leaves, `clear_scratch` removes.
+
+    Raises OSError where there can be none.
+    """
+    clear_scratch()
+    path, handle = _locked_scratch()
+    _scratches.add(path)
+    try:
+        yield path
+    finally:
+        _discard(path)
+        _scratches.discard(path)
+        os.close(handle)
+
+
+def _locked_scratch() -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        with suppress(FileNotFoundError):  # another process found it before it was locked, and took it for left behind
+            handle = os.open(path, os.O_RDONLY)
+            with suppress(MainstemError):
+                _lock(handle, path)
+                if path.exists():
+                    return path, handle
+            os.close(handle)
+
+
+def clear_scratch(*, own: bool = False) -> None:
+    """Remove the scratch folders that killed processes left, by their locks; `own`: those of this process, which ends now."""
+    if own:
+        for path in tuple(_scratches):
+            _discard(path)
+        return
+    with suppress(OSError):
+        for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}????????"):
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    if _lock(handle, path):
+                        _discard(path)
+                except MainstemError:  # it is in use
+                    pass
+                finally:
+                    os.close(handle)
 
 
 def hash_file(path: Path | str) -> str:

@@ -1,6 +1,8 @@
 """One graph in sessions of several widths: equal answers, weights in memory once, nothing left on the disk."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mainstem import files
 from mainstem.runtimes import _widths, onnx
 from mainstem.runtimes._calls import CORES
 
@@ -75,6 +78,43 @@ def test_without_room_on_the_disk_one_session_serves_all(monkeypatch):
     token = CORES.set(1)
     assert onnx.function(sessions)({"h0": X}, ("h2",))["h2"].shape == X.shape
     CORES.reset(token)
+
+
+def test_what_a_killed_process_left_goes_when_the_next_needs_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = "from mainstem import files\nwith files.scratch() as folder:\n print(folder, flush=True)\n input()"
+    start = [sys.executable, "-c", program]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    killed, alive = (subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2))
+    left, used = (Path(process.stdout.readline().strip()) for process in (killed, alive))
+    killed.kill()
+    killed.communicate()
+    (tmp_path / ".mainstem-scratch").mkdir()  # of somebody else
+    assert left.exists()
+    with files.scratch() as mine:
+        assert {path.name for path in tmp_path.glob(".mainstem-*")} == {mine.name, used.name, ".mainstem-scratch"}
+    alive.communicate("\n")
+    assert [path.name for path in tmp_path.glob(".mainstem-*")] == [".mainstem-scratch"]
+
+
+def test_a_disk_that_fills_meanwhile_is_no_fault(tmp_path):
+    """Weights that do not fit are cut off (here by a limit on the size of files), and one session serves all."""
+    (tmp_path / "graph.onnx").write_bytes(graph())
+    program = f"""
+import resource, sys
+import numpy as np
+from mainstem import files
+from mainstem.runtimes import _widths
+data = open(r"{tmp_path / "graph.onnx"}", "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+sessions = _widths.sessions(data, (1, 2))
+print(list(sessions), sessions[2].run(None, {{"h0": np.ones((1, {WIDE}), np.float32)}})[0].shape)
+"""
+    (tmp_path / "scratch").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == (f"[2] (1, {WIDE})\n", "")
+    assert not list((tmp_path / "scratch").glob(".mainstem-*"))
 
 
 def test_a_graph_that_cannot_be_read_is_told_as_ever():

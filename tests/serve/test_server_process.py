@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import urllib.request
 
 import pytest
 from live_server import altered
+
+from mainstem.testing.faults import relist
 
 PROGRAM = "import json, sys; from mainstem.cli import main; code = main(sys.argv[1:]); print(json.dumps([code, sorted(sys.modules)]))"
 NEVER = ("onnxruntime", "torch", "transformers", "timm", "pandas", "sklearn", "onnx", "pyarrow", "matplotlib", "rich.progress")
@@ -81,6 +84,51 @@ def test_a_model_that_answers_otherwise_stops_the_server(table_run, tmp_path):
     assert "error: dear: this does not answer as the measured model did: replay row 1, stage call head" in err
     assert "ready" not in err
     assert "Traceback" not in err
+
+
+FAULTS = {  # planted in the engine: what it does when it loads, and what is told of it
+    "killed": ("os.kill(os.getpid(), 9)", "the engine process ended while it loaded this model. Most often the system ended it"),
+    "memory": ("raise RuntimeError('Failed to allocate memory for requested buffer of size 9')", "there is not enough memory to load"),
+    "provider": ("raise ValueError('no CPUExecutionProvider')", "a graph cannot be read (ValueError: no CPUExecutionProvider)"),
+    "bug": (
+        "raise RuntimeError('two\\nlines')",
+        "the engine cannot run this model (RuntimeError: two lines). See whether `mainstem verify`",
+    ),
+    "library": ("raise ImportError('libonnx.so: no such file')", "cannot run this model (ImportError: libonnx.so: no such file)"),
+}
+
+
+@pytest.mark.parametrize("layout", ["", "--in-process"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_engine_that_fails_at_the_start_is_one_sentence(table_run, tmp_path, monkeypatch, fault, layout):
+    if layout and fault == "killed":
+        pytest.skip("it is the server that is killed")
+    does, told = FAULTS[fault]
+    planted = f"import os, sys\nif {bool(layout)} or 'mainstem.serve.engine' in sys.orig_argv:\n from mainstem.runtimes import onnx\n"
+    (tmp_path / "sitecustomize.py").write_text(f"{planted} def runner(*given): {does}\n onnx.runner = runner\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = start(f"dear={table_run.path}", "--port", "0", *filter(None, [layout]))
+    out, err = process.communicate(timeout=60)
+    assert json.loads(out)[0] == 2
+    errors = [line for line in err.splitlines() if not line.startswith("http")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert str(table_run.path / "model") in errors[0]
+    assert told in errors[0]
+
+
+@pytest.mark.parametrize("layout", ["", "--in-process"])
+def test_a_broken_graph_is_one_sentence(mood_run, tmp_path, layout):
+    shutil.copytree(mood_run.path / "model", tmp_path / "model")
+    graph = next((tmp_path / "model/onnx").glob("backbone.*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1000])
+    relist(tmp_path / "model")
+    process = start(f"mood={tmp_path / 'model'}", "--port", "0", *filter(None, [layout]))
+    out, err = process.communicate(timeout=60)
+    assert json.loads(out)[0] == 2
+    errors = [line for line in err.splitlines() if not line.startswith("http")]
+    assert len(errors) == 1
+    assert f"{graph}: this is not a graph that ONNX Runtime can read" in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -192,3 +193,46 @@ def test_an_engine_ends_with_its_front():
     engine = Remote(1)
     engine._process.ours.close()
     assert engine._process.process.wait(20) == 0
+
+
+# An engine that stops in the middle of loading, when it has written the weights that its sessions share.
+LOADING = """
+import time
+from mainstem import files
+from mainstem.serve import engine
+
+def open(self, model, folder, graphs):
+    with files.scratch() as scratch:
+        (scratch / "weights").write_bytes(bytes(1 << 20))
+        time.sleep(60)
+
+engine.Engine.open = open
+engine.main()
+"""
+
+
+@pytest.mark.parametrize("killed", ["engine", "front"])
+def test_an_engine_that_is_killed_while_it_loads_leaves_nothing_on_the_disk(tmp_path, monkeypatch, killed):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    async def run():
+        engine = Remote(1, command=[sys.executable, "-c", LOADING])
+        await engine.start(lambda: None, lambda: None)
+        opening = asyncio.create_task(engine.open(1, tmp_path, {}, lambda opened: None))
+        while not list(tmp_path.glob("*/weights")):
+            await asyncio.sleep(0.02)
+        if killed == "engine":
+            os.kill(engine.pid, signal.SIGKILL)
+            with pytest.raises(EngineGone):
+                await opening
+            await engine.stop()
+        else:  # it ends without a word, and nobody clears up but the engine itself
+            engine._tasks[0].cancel()
+            process, engine._process.ended = engine._process, lambda: None
+            process.transport.abort()
+            await asyncio.to_thread(process.process.wait, 20)
+            opening.cancel()
+
+    asyncio.run(run())
+    assert not list(tmp_path.glob(".mainstem-*"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
 
+from mainstem import files
 from mainstem.runtimes._calls import CORES, threads
 
 SPIN = "20"  # µs that a thread waits for the next node before it leaves its core to others: longer than between two nodes, and no more
@@ -57,8 +57,8 @@ def sessions(data: bytes, wanted: Sequence[int]) -> Sessions:
     """A session of each width. Raises the runtime's own errors."""
     if len(wanted) > 1 and len(data) >= SMALL:
         try:
-            with tempfile.TemporaryDirectory(prefix="mainstem-") as folder:  # the sessions hold its pages when it is gone
-                return _sharing(data, wanted, Path(folder))
+            with files.scratch() as folder:  # the sessions hold its pages when it is gone
+                return _sharing(data, wanted, folder)
         except Exception:  # no room on the disk, or a graph that cannot be written: one session serves all, or tells what is wrong
             wanted = wanted[-1:]
     return {width: session(data, width) for width in wanted}

@@ -23,7 +23,7 @@ import onnxruntime
 
 from mainstem.artifact import Adapter, inside, read_adapter
 from mainstem.contracts import ADAPTER, Array, Arrays, GraphSpec
-from mainstem.errors import MainstemError
+from mainstem.errors import MainstemError, out_of_memory
 from mainstem.runtimes import _attention, _lowrank, _widths
 from mainstem.runtimes import _linear as linear
 from mainstem.runtimes._calls import Bound, Function, GraphRunner, threads
@@ -128,12 +128,14 @@ def session(data: bytes, where: str = "", *, once: bool = False) -> onnxruntime.
 
 @contextmanager
 def _told(where: str) -> Iterator[None]:
-    """What the runtime raises about a graph, as a MainstemError."""
+    """What the runtime raises about a graph, as a MainstemError; a lack of memory says nothing about it."""
     try:
         yield
     except MainstemError:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base
+        if out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise MainstemError(f"this is not a graph that ONNX Runtime can read: {reason}", where=where) from None
 

@@ -19,14 +19,16 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mainstem import files
 from mainstem.contracts import Array, Arrays, GraphSpec, Port
-from mainstem.errors import MainstemError
+from mainstem.errors import MainstemError, out_of_memory
 from mainstem.runtimes._calls import CORES, Function, by_name
 from mainstem.runtimes._join import join, lengths_of, rows_of, split, trim
 from mainstem.serve import channel
@@ -231,8 +233,7 @@ def fault(error: Exception) -> dict[str, Any]:
     if isinstance(error, MainstemError):
         return {"error": [error.what, error.where, error.do]}
     text = str(error)
-    memory = isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
-    return {"failed": f"{type(error).__name__}: {text[:500]}", "memory": memory}
+    return {"failed": f"{type(error).__name__}: {text[:500]}", "memory": out_of_memory(error)}
 
 
 class _Process:
@@ -259,6 +260,7 @@ class _Process:
             pass
         except BaseException:
             traceback.print_exc()
+        files.clear_scratch(own=True)  # of a model that is loaded just now
         os._exit(0)  # runs under way have nobody to answer, and a channel that was left in the middle has no next message
 
     def _next(self) -> channel.Message | None:
@@ -308,7 +310,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the front decides when an engine ends
         signal.signal(number, signal.SIG_IGN)
     process = _Process(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    from mainstem.runtimes import onnx  # noqa: F401  # while the front is still busy with the folders
+    with suppress(Exception):  # it is told when a model is opened
+        from mainstem.runtimes import onnx  # noqa: F401  # while the front is still busy with the folders
 
     process.serve()
 

@@ -29,7 +29,7 @@ from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Ports
 from mainstem.serve.line import Line
 from mainstem.serve.scheduler import Cancelled, EngineGone, Scheduler, Ticket
-from mainstem.serve.supervisor import Local, Opened, Remote
+from mainstem.serve.supervisor import Local, Opened, Remote, loading
 
 WAITING, REPLAYED, UNREPLAYED = "waiting", "replayed", "not replayed"
 PATIENCE = 0.1  # seconds of a request before it is looked whether its client is still there
@@ -147,7 +147,8 @@ class Served:
                     self.line.graphs.append(graph)
                 graph.shared.number, graph.rows = number, rows
 
-        await self.line.engine.open(self.number, self.folder, ports, heard)
+        with loading(self.folder):
+            await self.line.engine.open(self.number, self.folder, ports, heard)
 
     def close(self) -> None:
         """Have its graphs let go of, those that no other model uses."""
@@ -156,12 +157,13 @@ class Served:
 
     def replay(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the golden rows again, from a thread beside the event loop. Raises seal.Mismatch where they differ."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._replay(loop)
-            except EngineGone:  # meanwhile: another takes its place
-                if attempt == ATTEMPTS - 1:
-                    raise
+        with loading(self.folder):
+            for attempt in range(ATTEMPTS):
+                try:
+                    return self._replay(loop)
+                except EngineGone:  # meanwhile: another takes its place
+                    if attempt == ATTEMPTS - 1:
+                        raise
 
     def _replay(self, loop: asyncio.AbstractEventLoop) -> None:
         recorded = seal.read(self.folder)

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mainstem import files
 from mainstem.contracts import Array
 from mainstem.errors import MainstemError
 from mainstem.serve import channel
@@ -51,6 +52,28 @@ def error_of(told: Mapping[str, Any]) -> Exception:
     return CallFailed(told["failed"])
 
 
+class NotLoaded(MainstemError):
+    """A model that the engine did not load, for want of memory or because it ended; it may another time."""
+
+    status = 503
+
+
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What befalls an engine while a model is loaded and tried, as the sentence for whoever wants it served."""
+    where = str(folder)
+    try:
+        yield
+    except EngineGone as error:
+        do = "Most often the system ended it for want of memory: free some, or serve fewer models."
+        raise NotLoaded("the engine process ended while it loaded this model", where=where, do=do) from error
+    except TooLarge as error:
+        raise NotLoaded("there is not enough memory to load this model", where=where, do="Free some, or serve fewer models.") from error
+    except CallFailed as error:
+        do = "See whether `mainstem verify` takes it on this machine."
+        raise MainstemError(f"the engine cannot run this model ({' '.join(str(error).split())})", where=where, do=do) from error
+
+
 class Local:
     """An engine in this process."""
 
@@ -69,7 +92,10 @@ class Local:
 
     async def open(self, model: int, folder: Path, graphs: Mapping[str, Ports], heard: Callable[[Opened], None]) -> None:
         """Load the graphs of a model; `heard` takes what `Engine.open` tells, here and whenever they are loaded again."""
-        heard(await asyncio.to_thread(self.engine.open, model, folder, graphs))
+        try:
+            heard(await asyncio.to_thread(self.engine.open, model, folder, graphs))
+        except Exception as error:
+            raise error_of(fault(error)) from error
 
     def close(self, model: int) -> None:
         """Let go of a model."""
@@ -166,6 +192,11 @@ class _Process(asyncio.Protocol):
         """End it at once."""
         with contextlib.suppress(OSError):
             self.process.kill()
+
+    def wait(self) -> None:
+        """Until it has ended; what it left behind is removed."""
+        self.process.wait()
+        files.clear_scratch()
 
     def troubled(self, now: float) -> bool:
         """Whether it gives no sign of life, or a run does not end."""
@@ -269,7 +300,7 @@ class Remote:
             await asyncio.sleep(pause)
             pause = min(BACK_OFF, 2 * pause + 0.5)
             self._process.kill()
-            await asyncio.to_thread(self._process.process.wait)
+            await asyncio.to_thread(self._process.wait)
             self.restarts += 1
             began = time.monotonic()
             try:
@@ -306,7 +337,7 @@ class Remote:
         """End the process at once; while the server runs, another takes its place."""
         self._process.kill()
         if not self._tasks:  # it was never started, and nobody else looks after it
-            self._process.process.wait()
+            self._process.wait()
             self._process.ours.close()
 
     async def stop(self) -> None:
@@ -319,7 +350,7 @@ class Remote:
         else:
             self._process.ours.close()
         self._process.kill()
-        await asyncio.to_thread(self._process.process.wait)
+        await asyncio.to_thread(self._process.wait)
 
 
 def _opened(message: channel.Message) -> Opened:
