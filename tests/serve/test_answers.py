@@ -119,28 +119,23 @@ def test_texts_rows_and_pixels_are_limited(folders, picture_run):
 def test_a_request_that_takes_too_long_is_ended(folders):
     models = Models(folders)
 
-    class Slow:
-        name, pipeline, ready, version, digest = "dear", models.by_name["dear"].pipeline, True, 1, ""
-        cancelled = threading.Event()
+    cancelled = threading.Event()
 
-        def check_ready(self):
-            pass
+    async def predict(*given, **more):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
-        async def answer(self, request, rows, options):
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-
-    models.by_name["dear"] = slow = Slow()
+    served = models.by_name["dear"]
+    served.predict, served.state = predict, "replayed"
     models.replay = lambda failed: None
-    slow.state, slow.folder = "replayed", None
     app = build(models, manners=Manners(limits=Limits(timeout=0.05)))
     with TestClient(app, base_url="http://127.0.0.1") as http:
         answer = http.post("/predict/dear", json={"rows": ROWS})
         assert (answer.status_code, answer.headers["retry-after"], "0.05 seconds" in answer.json()["error"]) == (503, "1", True)
-        assert slow.cancelled.wait(5)
+        assert cancelled.wait(5)
         assert 'mainstem_rejected_total{reason="timeout"} 1' in http.get("/metrics").text
 
 

@@ -11,7 +11,7 @@ from mainstem.contracts import Call, Port
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Engine, _Graph
 from mainstem.serve.line import Line
-from mainstem.serve.scheduler import CallFailed, Cancelled, Refused, Scheduler
+from mainstem.serve.scheduler import CallFailed, Cancelled, Late, Refused, Scheduler
 from mainstem.serve.supervisor import Local
 
 PORTS = (
@@ -60,7 +60,7 @@ class Bench:
         return Graph("encoder", shared, rows or {})
 
     async def ask(self, graph, call, flow="a", rows=1, timeout=None):
-        with self.scheduler.ticket(self.line, flow, rows, timeout) as ticket:
+        async with self.scheduler.ticket(self.line, flow, rows, timeout) as ticket:
             return await self.scheduler.ask(graph, call, ticket)
 
     async def together(self, graphs, calls):
@@ -201,7 +201,7 @@ def test_functions_of_the_front_that_stack_run_at_once_and_fail_alone():
     async def run(weights):
         bench = Bench()
         Head.ran = 0
-        with bench.scheduler.ticket(bench.line, "a") as ticket:
+        async with bench.scheduler.ticket(bench.line, "a") as ticket:
             asked = [bench.scheduler.stacked(Head(weight), {"x": np.ones(1)}, ("logits",), ticket) for weight in weights]
             return await asyncio.gather(*asked, return_exceptions=True), Head.ran
 
@@ -285,7 +285,7 @@ def test_what_nobody_waits_for_is_never_run():
         await asyncio.sleep(0.02)
         gone = [asyncio.create_task(bench.ask(graph, call([i]))) for i in range(2, 6)]
         late = asyncio.create_task(bench.ask(graph, call([9]), timeout=0.05))
-        with bench.scheduler.ticket(bench.line, "a") as ticket:
+        async with bench.scheduler.ticket(bench.line, "a") as ticket:
             left = bench.scheduler.ask(graph, call([10]), ticket)
             await asyncio.sleep(0.02)
             for task in gone:
@@ -295,7 +295,7 @@ def test_what_nobody_waits_for_is_never_run():
                 await left
             with pytest.raises(Cancelled):
                 bench.scheduler.ask(graph, call([11]), ticket)
-        with pytest.raises(Refused, match=r"not answered within 0\.05 s"):
+        with pytest.raises(Late, match=r"no answer within 0\.05 seconds"):
             await late
         sums.gate.set()
         await busy
@@ -440,7 +440,7 @@ def test_a_request_holds_no_call_that_was_answered():
     async def run():
         bench, sums = Bench(), Sums()
         graph = bench.graph(sums)
-        with bench.scheduler.ticket(bench.line, "a") as ticket:
+        async with bench.scheduler.ticket(bench.line, "a") as ticket:
             same = call([1, 2])
             both = [bench.scheduler.ask(graph, same, ticket) for _ in range(2)]
             assert len(ticket.known) == 1

@@ -78,7 +78,7 @@ class Bench:
 
     async def ask(self, value, past=None, **more):
         inputs = {"x": np.array([[value]], np.float32), **({} if past is None else {"past": past})}
-        with self.scheduler.ticket(self.line, "a") as ticket:
+        async with self.scheduler.ticket(self.line, "a") as ticket:
             answer = await self.scheduler.ask(self.graph, Call("g", inputs, **{"outputs": ("y",), **more}), ticket)
         return answer if more else answer["y"].item()
 

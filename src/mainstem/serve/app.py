@@ -75,7 +75,7 @@ def build(
     app.state.models, app.state.metrics, app.state.limits = models, metrics, manners.limits
     app.state.guarded = bool(manners.tokens)
     app.state.place, app.state.refresh = partial(_place, manners.repository, folders), refresh
-    models.scheduler.watch = metrics
+    models.scheduler.watch, models.scheduler.timeout = metrics, manners.limits.timeout or 3600.0
     refresh()
     return app
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -15,18 +15,10 @@ from mainstem.contracts import Rows
 from mainstem.errors import MainstemError
 from mainstem.inference import check_options
 from mainstem.serve.models import Answers, Models, Served
-from mainstem.serve.requests import Limits, NotFound
+from mainstem.serve.requests import NotFound
 
 PATIENCE = 30.0  # seconds that a body may take to arrive
 LARGE = 64 << 10  # bytes of a body that is parsed beside the event loop
-
-T = TypeVar("T")
-
-
-class Late(MainstemError):
-    """The answer took longer than a request may."""
-
-    status = 503
 
 
 async def answer(request: Request, served: Served, rows: Rows, options: Mapping[str, Any]) -> Answers:
@@ -35,7 +27,7 @@ async def answer(request: Request, served: Served, rows: Rows, options: Mapping[
     state.limits.check(rows, served.pipeline.artifact.schema.long)
     checked = check_options(served.pipeline.task, options)
     began = time.perf_counter()
-    answers = await within(state.limits, served.answer(request, rows, checked), state.metrics)
+    answers = await served.answer(request, rows, checked)
     state.metrics.took("answer", served.name, time.perf_counter() - began)
     count(request, served, answers)
     return answers
@@ -53,21 +45,11 @@ async def ask(request: Request, chosen: Mapping[str, Served], rows: Rows, option
             wrong[name] = problem
 
     good = [served for name, served in chosen.items() if name not in wrong]
-    found = await within(state.limits, state.models.ask([served.name for served in good], rows, options, request), state.metrics)
+    found = await state.models.ask([served.name for served in good], rows, options, request)
     for served in good:
         if not isinstance(found[served.name], MainstemError):
             count(request, served, found[served.name])
     return {name: wrong.get(name) or found[name] for name in chosen}
-
-
-async def within(limits: Limits, work: Awaitable[T], metrics: Any) -> T:
-    """What `work` brings. Raises Late, and cancels it, where it takes longer than a request may."""
-    try:
-        async with asyncio.timeout(limits.timeout or None):
-            return await work
-    except TimeoutError:
-        metrics.rejected("timeout")
-        raise Late(f"there was no answer within {limits.timeout:g} seconds", do="Send fewer rows, or ask again later.") from None
 
 
 def named(request: Request) -> Served:

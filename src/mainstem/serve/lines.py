@@ -22,6 +22,7 @@ from mainstem.inference import check_options
 from mainstem.serve import asking, requests
 from mainstem.serve.guard import packed
 from mainstem.serve.models import Served
+from mainstem.serve.scheduler import Late
 
 CHUNK = 64  # rows that are asked for at a time
 AHEAD = 4  # chunks that are under way or wait to be sent
@@ -139,11 +140,11 @@ async def _patient(request: Request, gone: Any, served: Served, rows: Rows, opti
     state, waited = request.app.state, 0.0
     while True:
         try:
-            found = await asking.within(state.limits, served.answer(gone, rows, options), state.metrics)
+            found = await served.answer(gone, rows, options)
             asking.count(request, served, found)
             return found
         except MainstemError as problem:
-            if getattr(problem, "status", 422) != 503 or isinstance(problem, asking.Late) or waited > state.limits.timeout:
+            if getattr(problem, "status", 422) != 503 or isinstance(problem, Late) or waited > state.limits.timeout:
                 return [problem] * len(rows)
         await asyncio.sleep(WAIT)
         waited += WAIT

@@ -12,7 +12,7 @@ import itertools
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,22 @@ class Served:
         return await self.pipeline.answer(rows, lambda call: self.asked(call, ticket), options, emit, took, memo)
 
     async def answer(self, request: Request, rows: Rows, options: Mapping[str, Any]) -> Answers:
-        """The same for a request. Raises Cancelled once whoever asked has gone, and Refused where it would wait too long."""
-        with self.held(), self.scheduler.ticket(self.line, self.name, len(rows)) as ticket, _watched(request, ticket):
-            return await self.predict(rows, options, ticket)
+        """The same for a request. Raises Cancelled once whoever asked has gone, and Refused or Late where it takes too long."""
+        with self.held():
+            async with self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
+                with _watched(request, ticket):
+                    return await self.predict(rows, options, ticket)
 
     async def stream(self, rows: Rows, options: Mapping[str, Any]) -> AsyncIterator[Emit | Answers]:
         """The same bit by bit: what is final as it comes, and last the answers. Closed early, nothing more of it is run."""
         told: asyncio.Queue[Emit] = asyncio.Queue()
-        with self.held(), self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
-            work = asyncio.create_task(self.predict(rows, options, ticket, told.put_nowait))
+
+        async def answered() -> Answers:
+            async with self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
+                return await self.predict(rows, options, ticket, told.put_nowait)
+
+        with self.held():
+            work = asyncio.create_task(answered())
             try:
                 while not work.done() or not told.empty():
                     part = asyncio.ensure_future(told.get())
@@ -126,7 +133,6 @@ class Served:
             finally:
                 if not work.done():
                     work.cancel()
-                    ticket.fail(Cancelled())
                     await asyncio.wait((work,))
                     work.cancelled() or work.exception()  # nobody is there to hear it
 
@@ -286,11 +292,11 @@ class Models:
             except MainstemError as error:
                 return error
 
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             for served in chosen:
                 stack.enter_context(served.held())
             first = chosen[0]
-            ticket = stack.enter_context(self.scheduler.ticket(first.line, first.name, len(rows)))
+            ticket = await stack.enter_async_context(self.scheduler.ticket(first.line, first.name, len(rows)))
             stack.enter_context(_watched(gone, ticket))
             found = await asyncio.gather(*map(one, chosen))
         return {served.name: answers for served, answers in zip(chosen, found, strict=True)}

@@ -51,7 +51,7 @@ def serve(
     transport = manners.transport()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # requests are what runs in parallel here
     with _ended_by_signals():
-        models = Models(folders, Scheduler(queue, manners.limits.timeout or 3600.0), processes=not in_process)
+        models = Models(folders, Scheduler(queue), processes=not in_process)
         try:
             failures = _run(models, _listen(host, port), host, manners, transport, say, grace)
         finally:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +61,12 @@ class Refused(MainstemError):
 
 class EngineGone(Refused):
     """The engine ended while it ran this."""
+
+
+class Late(MainstemError):
+    """The answer took longer than a request may."""
+
+    status = 503
 
 
 class Cancelled(Exception):
@@ -161,20 +167,25 @@ class Scheduler:
         self._stack = _Stack(self)
         self._due: set[Line] = set()
 
-    @contextmanager
-    def ticket(self, line: Line, flow: str, rows: int = 1, timeout: float | None = None) -> Iterator[Ticket]:
-        """A request that is let in. Raises Refused where it would wait too long."""
-        loop = asyncio.get_running_loop()
+    @asynccontextmanager
+    async def ticket(self, line: Line, flow: str, rows: int = 1, timeout: float | None = None) -> AsyncIterator[Ticket]:
+        """A request that is let in. Raises Refused where it would wait too long; Late, its work cancelled, where it took too long."""
         timeout = self.timeout if timeout is None else timeout
         self._admit(line, flow, rows, timeout)
-        ticket = Ticket(line, flow, rows, loop.time())
-        late = loop.call_later(timeout, lambda: ticket.fail(Refused(f"this was not answered within {timeout:g} s")))
+        ticket = Ticket(line, flow, rows, asyncio.get_running_loop().time())
         self.requests += 1
         try:
-            yield ticket
+            async with asyncio.timeout(timeout) as deadline:
+                yield ticket
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            ticket.failure = Late(f"there was no answer within {timeout:g} seconds", do="Send fewer rows, or ask again later.")
+            if self.watch:
+                self.watch.rejected("timeout")
+            raise ticket.failure from error
         finally:
             self.requests -= 1
-            late.cancel()
             ticket.end()
 
     def _admit(self, line: Line, flow: str, rows: int, timeout: float) -> None:
