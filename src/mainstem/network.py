@@ -14,6 +14,7 @@ import torch
 from mainstem import artifact, registry
 from mainstem.artifact import Input
 from mainstem.contracts import ADAPTER, Backbone, Batch, Feature, GraphSpec, Info, Port, Ref, State, Task
+from mainstem.errors import MainstemError
 
 
 class BackboneNet(torch.nn.Module):
@@ -116,22 +117,30 @@ def specs(networks: Networks, task: Task, state: State, sample: Batch) -> dict[s
             inputs += (Port(name, "float32" if array.dtype == np.float64 else str(array.dtype), _axes(array)),)
         known["head"] = GraphSpec(inputs, _dry_run(networks.modules["head"], inputs), module=networks.modules["head"])
     made = task.graphs(networks.modules, known, state)
-    return {name: _adapted(replace(spec, weights_id=identify(name, spec, networks, task)), networks) for name, spec in made.items()}
+    return {name: _adapted(name, replace(spec, weights_id=identify(name, spec, networks, task)), networks) for name, spec in made.items()}
 
 
-def _adapted(spec: GraphSpec, networks: Networks) -> GraphSpec:
-    """The graph with the input that chooses an adapter where its backbone can take one, and with the adapter that it has."""
-    for each in networks.inputs:
-        net = networks.modules.get(f"backbone.{each.name}")
-        if not isinstance(net, BackboneNet) or spec.module is None or net.module not in set(spec.module.modules()):
-            continue
-        if each.adapt == "lora":
-            from mainstem.nn import lora
+def _adapted(name: str, spec: GraphSpec, networks: Networks) -> GraphSpec:
+    """The graph with the input that chooses an adapter where its backbone can take one, and with the adapter that it has.
 
-            return replace(spec, inputs=(*spec.inputs, ADAPTER), adapter=each.name, adapter_id=lora.adapter_id(net.module))
-        if net.info.slots:
-            return replace(spec, inputs=(*spec.inputs, ADAPTER))
-    return spec
+    Raises MainstemError where it holds several backbones of which one is adapted: a row of a graph has one adapter.
+    """
+    own = set(spec.module.modules()) if spec.module is not None else set()
+    held = [(each, net) for each in networks.inputs if isinstance(net := networks.modules.get(f"backbone.{each.name}"), BackboneNet)]
+    held = [(each, net) for each, net in held if net.module in own]
+    if len(held) > 1 and any(each.adapt == "lora" for each, _ in held):
+        raise MainstemError(
+            f"the graph '{name}' runs the backbones of {' and '.join(each.name for each, _ in held)}, and can hold one adapter alone",
+            do="Train with --adapt probe or full, or have the task give every backbone a graph of its own.",
+        )
+    if len(held) != 1:
+        return spec
+    [(each, net)] = held
+    if each.adapt == "lora":
+        from mainstem.nn import lora
+
+        return replace(spec, inputs=(*spec.inputs, ADAPTER), adapter=each.name, adapter_id=lora.adapter_id(net.module))
+    return replace(spec, inputs=(*spec.inputs, ADAPTER)) if net.info.slots else spec
 
 
 @contextmanager

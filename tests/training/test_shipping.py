@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 import torch
 from PIL import Image
 from small_gpt import sentences
+from starlette.testclient import TestClient
 
 import mainstem as ms
 from mainstem import artifact, registry, seal
 from mainstem.backbones import hf, timm
-from mainstem.contracts import Rows
+from mainstem.contracts import Rows, Task
 from mainstem.errors import MainstemError
 from mainstem.runtimes import onnx
 from mainstem.runtimes._calls import Bound
+from mainstem.serve.app import build
+from mainstem.serve.models import Models
 
 GRAPH = "backbone.text"
 
@@ -58,6 +62,52 @@ def test_one_session_serves_them_all_and_each_answers_as_it_was_sealed(runs):
         batch = pipeline.encode(pipeline.parse(Rows({"text": sentences(3)}))[0])
         features[name] = backbones[name](batch.inputs["text"], ("last",))["last"]
     assert min(np.abs(features[x] - features[y]).max() for x, y in (("a", "b"), ("a", "plain"), ("b", "plain"))) > 1e-3
+
+
+def both(backbone):
+    """A model of two texts, each through a copy of one backbone with an adapter of its own, and rows for it."""
+    inputs = [
+        {"name": c, "columns": [c], "backbone": backbone, "adapt": "lora", "lora": {"rank": r}} for c, r in (("title", 2), ("body", 3))
+    ]
+    candidate = {"name": "both", "inputs": inputs, "training": {"optimizer": "adamw", "lr": 0.02, "epochs": 2, "batch_size": 16}}
+    texts = sentences(60)
+    rows = [
+        {"title": text.upper() if i % 2 else text, "body": text if i % 3 else text.upper(), "loud": "yes" if i % 2 else "no"}
+        for i, text in enumerate(texts)
+    ]
+    return rows, {"candidates": [candidate]}
+
+
+def test_two_adapted_backbones_of_one_model_each_take_their_own_adapter(writer_run, runs, tmp_path):
+    rows, config = both(f"hf:{writer_run.path / 'model' / 'backbones' / 'text'}")
+    run = ms.train(rows, "loud", config=config, out=tmp_path / "both")
+    pipeline, runner = seal.open_folder(artifact.find(run.path))
+    title, body = (runner.functions[f"backbone.{name}"] for name in ("title", "body"))
+    assert title.function is body.function  # one session
+    assert title.rows != body.rows
+    arrays = pipeline.encode(pipeline.parse(Rows({"title": sentences(3), "body": sentences(3)}))[0]).inputs["title"]
+    assert np.abs(title(arrays, ("last",))["last"] - body(arrays, ("last",))["last"]).max() > 1e-3
+    assert seal.compare(pipeline, runner, seal.read(artifact.find(run.path)))["decode"] <= pipeline.task.tolerance
+    with TestClient(build(Models({"both": run.path, "a": runs["a"].path})), base_url="http://127.0.0.1") as http:
+        asked = [{name: row[name] for name in ("title", "body")} for row in rows[:8]]
+        while http.get("/ready").status_code != 200:
+            time.sleep(0.01)
+        served = http.post("/predict/both", json={"rows": asked}).json()["predictions"]
+    for here, there in zip(run.model.predict(asked), served, strict=True):
+        assert here["prediction"] == there["prediction"]
+        assert abs(here["score"] - there["score"]) < 1e-5
+
+
+def test_a_graph_of_two_adapted_backbones_is_refused(writer_run, tmp_path, monkeypatch):
+    rows, config = both(f"hf:{writer_run.path / 'model' / 'backbones' / 'text'}")
+
+    def graphs(self, networks, specs, state):
+        joint = torch.nn.ModuleList([networks["backbone.title"], networks["backbone.body"]])
+        return {**specs, "joint": replace(specs["backbone.title"], module=joint)}
+
+    monkeypatch.setattr(Task, "graphs", graphs)
+    with pytest.raises(MainstemError, match="graph 'joint' runs the backbones of title and body, and can hold one adapter alone"):
+        ms.train(rows, "loud", config=config, out=tmp_path / "both")
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks transformers for it
