@@ -177,6 +177,50 @@ def test_what_cannot_be_compressed_is_told_in_a_sentence(small, table_run, tmp_p
         assert not (tmp_path / "out").exists()
 
 
+def test_the_command_measures_both_models_on_rows_with_answers(model, tmp_path, capsys):
+    asked = rows(3, 50)
+    data = tmp_path / "test.csv"
+    data.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in asked))
+    assert main(["compress", str(model.path), str(data), "--method", "int8", "-o", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert f"Sealed: {tmp_path / 'out'}" in out
+    tested = json.loads((tmp_path / "out/seal.json").read_bytes())["compressed"]["tested"]
+    made = ms.load(tmp_path / "out")
+    texts, right = [row["text"] for row in asked], [row["label"] for row in asked]
+    before, after = ([answer["prediction"] for answer in each.predict(texts)] for each in (model, made))
+    assert (tested["rows"], tested["same"]) == (50, pytest.approx(np.mean([a == b for a, b in zip(before, after, strict=True)])))
+    expected = [np.mean([a == b for a, b in zip(each, right, strict=True)]) for each in (before, after)]
+    assert tested["metrics"]["accuracy"] == pytest.approx(expected)
+    assert "of 50 rows of the data" in err
+    assert made.verify(data)["rows"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("text\nfine\n", "label"), ("", "test.csv"), (None, "test.csv")],
+    ids=["no answers", "empty", "missing"],
+)
+def test_rows_that_cannot_be_measured_on_are_told_in_a_sentence(model, tmp_path, capsys, text, part):
+    data = tmp_path / "test.csv"
+    if text is not None:
+        data.write_text(text)
+    assert main(["compress", str(model.path), str(data), "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert part in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_an_adapter_is_refused(model, tmp_path, capsys):
+    backbone = f"bert:{model.path / 'backbones' / 'text'}"
+    run_ = trained("label", backbone, tmp_path / "adapted", adapt="lora")
+    assert main(["compress", str(run_.path), "--method", "int8", "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "adapts its backbone by LoRA" in err
+    assert "Train with --adapt probe or full, and compress that." in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch):
     monkeypatch.setattr(_model, "NEAR", 1e-6)
     with pytest.raises(ms.MainstemError, match="int8 changes this model too much"):
