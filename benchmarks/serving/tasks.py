@@ -3,8 +3,8 @@
     python benchmarks/serving/tasks.py TEXTS.json MODEL… [--seconds 20] [--json FILE] [--picture FILE]
 
 MODEL…: probes on one backbone, which take one text. Mixed traffic (32 connections, every request asks the next task) alternates with the
-same on a server of one task. Copies: sessions of ONNX Runtime, one a task, in one process that does nothing else; no HTTP, two runs at a
-time with one thread each, as suits copies best.
+same on a server of one task, in every round another. Copies: sessions of ONNX Runtime, one a task, in one process that does nothing
+else; no HTTP, two runs at a time with one thread each, as suits copies best.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import load
 
 COUNTS = (1, 5, 10, 20)
-ROUNDS = 4
+ROUNDS = 6
 
 COPIES = """
 import itertools, json, sys, threading, time
@@ -129,24 +129,27 @@ def main():
     texts, seconds = json.loads(options.texts.read_text(encoding="utf-8")), options.seconds
     models = {f"t{i}": folder for i, folder in enumerate(options.models)}
     names, column, report = list(models), "text", {"tasks": len(models)}
-    with load.serving({names[0]: models[names[0]]}) as single, load.serving(models) as many:
-        report["ready_seconds"] = [round(single.ready, 2), round(many.ready, 2)]
-        ratios, rates, costs = [], [], []
-        asked = {single: requests(texts, names[:1], column), many: requests(texts, names, column)}
-        for server in (single, many):
-            asyncio.run(load.closed(server.port, asked[server], 8, 4))
+    with load.serving(models) as many:
+        report["ready_seconds"], ratios, rates, costs = {"all tasks": round(many.ready, 2)}, [], [], []
+        asyncio.run(load.closed(many.port, requests(texts, names, column), 8, 4))
         for turn in range(ROUNDS):
-            pair, cost = {}, {}
-            for server in (single, many) if turn % 2 else (many, single):
-                used = sum(map(load.cpu, server.pids))
-                took = asyncio.run(load.closed(server.port, asked[server], 32, seconds / ROUNDS * 2))
-                pair[server], cost[server] = len(took) / (seconds / ROUNDS * 2), (sum(map(load.cpu, server.pids)) - used) / len(took)
-            ratios.append(pair[many] / pair[single])
-            costs.append(cost[single] / cost[many])
-            rates.append([round(pair[single], 1), round(pair[many], 1)])
+            one = names[turn * len(names) // ROUNDS]
+            with load.serving({one: models[one]}) as single:
+                report["ready_seconds"]["one task"], pair, cost = round(single.ready, 2), {}, {}
+                asked = {single: requests(texts, [one], column), many: requests(texts, names, column)}
+                asyncio.run(load.closed(single.port, asked[single], 8, 4))
+                for server in (single, many) if turn % 2 else (many, single):
+                    used = sum(map(load.cpu, server.pids))
+                    took = asyncio.run(load.closed(server.port, asked[server], 32, seconds / ROUNDS * 2))
+                    pair[server] = len(took) / (seconds / ROUNDS * 2)
+                    cost[server] = (sum(map(load.cpu, server.pids)) - used) / len(took)
+                ratios.append(pair[many] / pair[single])
+                costs.append(cost[single] / cost[many])
+                rates.append([round(pair[single], 1), round(pair[many], 1)])
+                alone = single.pss()
         figures = {"ratio": statistics.median(ratios), "ratio_of_processor_time": statistics.median(costs)}
         report["mixed_traffic"] = {"a_second": rates, **{name: round(value, 3) for name, value in figures.items()}}
-        report["mb"] = {"one task": round(single.pss(), 1), "all tasks": round(many.pss(), 1)}
+        report["mb"] = {"one task": round(alone, 1), "all tasks": round(many.pss(), 1)}
         whole, each, equal = asyncio.run(one_input(many.port, texts, names, column, seconds))
         report["one_input"] = {"times_faster_than_a_request_a_task": round(each / whole, 2), "answers_equal": equal}
         print(json.dumps(report, indent=1), flush=True)
