@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,3 +151,14 @@ def test_what_serves_loads_no_workshop():
     names = [p.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for p in FILES if part_of(p) in parts]
     code = "\n".join(f"import {name.removesuffix('.__init__')}" for name in names if not name.endswith("runtimes.torch"))
     assert not loaded(code) & HEAVY
+
+
+def test_the_runtime_reports_nothing_to_its_makers(tmp_path):
+    """Its reports begin with a file of ids, when it is first imported."""
+    program = "import mainstem.runtimes.onnx; import onnxruntime; onnxruntime.SessionOptions()"
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    subprocess.run([sys.executable, "-c", program], env=kept | places, check=True)
+    assert list(tmp_path.rglob("*")) == []
+    subprocess.run([sys.executable, "-c", program], env=kept | places | {"ORT_DISABLE_TELEMETRY": "0"}, check=True)
+    assert list(tmp_path.rglob("*")) != []  # whoever wants it can have it

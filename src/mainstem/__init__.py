@@ -5,7 +5,10 @@ run = ms.train("reviews.csv", target="label")
 run.model.predict(["fine film"])
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports what it runs to its makers, from 1.29 on, unless this is set
 
 __version__ = "0.1.0"
 __all__ = ["Client", "MainstemError", "Model", "Run", "load", "train"]
