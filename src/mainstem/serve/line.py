@@ -70,7 +70,7 @@ class Line:
         """Seconds that a new request of this model would wait for its first turn, and until it is answered."""
         own = self.flow(name)
         seconds = own.row * rows
-        others = [flow for each, flow in self.flows.items() if each != name and flow.left() > 0]
+        others = [flow for flow in self.flows.values() if flow is not own and (flow.owed > 0 or flow.large)]
         total = own.left() + sum(flow.left() for flow in others)
         first = max(own.row, min(seconds, LONGEST))  # what it asks first: a row, or a few
         turns = own.before(first, now) * (len(others) + 1) + LONGEST * len(others)

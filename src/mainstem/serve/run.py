@@ -159,4 +159,5 @@ def _tell_when_ready(models: Models, server: uvicorn.Server, say: Callable[[str]
     if models.ready and not server.should_exit:
         states = ", ".join(f"{served.name} {served.state}" for served in models)
         say(f"ready: {states}")
+    gc.collect()
     gc.freeze()  # what there is by now stays: the collector need not look at it again and again
