@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import serving
@@ -107,18 +108,21 @@ def asked(port, n):
 def logged(count, folder, tokens, n):
     """Whatever the server writes, while it is asked with secrets."""
     run = [sys.executable, "-c", serving.PROGRAM, "serve", f"dear={folder}", "--port", "0", "--log", "json", *tokens]
-    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        said = []
-        while not said or not said[-1].startswith("ready"):
-            said.append(process.stderr.readline())
-            assert said[-1], said
-        asked(int(said[0].partition("127.0.0.1:")[2].partition("/")[0]), n)
-        process.terminate()
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    lines = [*said, *out.splitlines(), *err.splitlines()]
+    piped = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with piped as process, ThreadPoolExecutor(1) as pool:
+        try:
+            said = []
+            while not said or not said[-1].startswith("ready"):
+                said.append(process.stderr.readline())
+                assert said[-1], said
+            err = pool.submit(process.stderr.read)  # meanwhile, else the server waits for room in the pipe
+            asked(int(said[0].partition("127.0.0.1:")[2].partition("/")[0]), n)
+            process.terminate()
+            out = process.stdout.read()
+            process.wait(60)
+        finally:
+            process.kill()
+    lines = [*said, *out.splitlines(), *err.result().splitlines()]
     count(sum(text.startswith("{") for text in lines) == n, f"{len(lines)} lines")
     for text in lines:
         count(SECRET not in text and "never-to-be" not in text, text)
