@@ -37,14 +37,14 @@ def torment(count, models, faults, seed, patience=1.0):
         engines = serving.children(process.pid)
         count(len(engines) == len(models), f"{len(engines)} engines")
 
-        async def until_answered(connection):
-            """Seconds until the text model answers; what it says before is told in words."""
+        async def until_answered(connection, engine):
+            """Seconds until the text model answers without this engine; what it says before is told in words."""
             began = time.monotonic()
             while time.monotonic() - began < 40:
                 status, headers, answer = await connection.ask("/predict/text", {"rows": [row("text", rng.randrange(10**6))]})
-                if status == 200:
+                if status == 200 and not serving.lives(engine):  # on a busy machine it may answer before it is killed
                     return time.monotonic() - began
-                count(status == 503 and "retry-after" in headers, f"{status} {answer}")
+                count(status == 200 or (status == 503 and "retry-after" in headers), f"{status} {answer}")
                 await asyncio.sleep(0.05)
             return None
 
@@ -63,7 +63,7 @@ def torment(count, models, faults, seed, patience=1.0):
             busy = asyncio.create_task(others(stop))
             await asyncio.sleep(rng.uniform(0, 0.2))
             os.kill(engine, FAULTS[name])
-            seconds = await until_answered(connection)
+            seconds = await until_answered(connection, engine)
             stop.append(True)
             await busy
             await connection.hang_up()
