@@ -343,10 +343,9 @@ def clear_scratch(*, own: bool = False) -> None:
             with suppress(OSError):
                 handle = os.open(path, os.O_RDONLY)
                 try:
-                    if _lock(handle, path):
-                        _discard(path)
-                except MainstemError:  # it is in use
-                    pass
+                    with suppress(MainstemError):  # it is in use
+                        if _lock(handle, path):
+                            _discard(path)
                 finally:
                     os.close(handle)
 

@@ -1,4 +1,4 @@
-"""Pictures and tables over one backbone, by a server as it is started: every answer is that of its model alone."""
+"""Pictures over one backbone, and tables in context, by a server as it is started: every answer is that of its model alone."""
 
 import base64
 import contextlib
@@ -130,7 +130,7 @@ def test_adapters_of_two_ranks_on_a_vision_transformer_share_batches(picture_run
         same([each["predictions"][0] for each, (which, _) in zip(told, asked, strict=True) if which == name], run.model.predict(rows))
 
 
-def test_tables_in_context_share_one_backbone(tmp_path):
+def test_tables_in_context_are_answered_together_as_alone(tmp_path):
     wine = load_wine(as_frame=True)
     columns = list(wine.data.columns[:4])
     rows = wine.data[columns].assign(kind=[str(k) for k in wine.target], colour=wine.data["color_intensity"])[::2]

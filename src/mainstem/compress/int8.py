@@ -19,9 +19,7 @@ from mainstem.contracts import Array, Arrays
 
 VERSION = 1
 LEAST = 1 << 12  # numbers in a matrix, below which it stays as it is
-LEAST_KEPT = (
-    1 << 12
-)  # of one that only keeps its weights in 8 bits: the first ones of a network are small, and what they lose goes through all of it
+LEAST_KEPT = 1 << 12  # of one that only keeps its weights in 8 bits: what the first, small ones lose goes through the whole network
 LEAST_PICTURE = 1 << 14  # of a convolution: the early ones have few weights and large pictures, and moving those costs more than is won
 ROWS, ROWS_EACH = 2048, 48  # rows of a value at most, and of each sample, by which weights are rounded
 _TABLE_MOST = 127  # integers of a table meet no other integers, so they have all 8 bits
