@@ -4,11 +4,10 @@ import csv
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import small_bert
-from PIL import Image
 from small_gpt import sentences, writing
+from small_pictures import write_pictures
 
 import mainstem as ms
 from mainstem import api
@@ -54,25 +53,13 @@ def writer_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     return ms.train(rows, task="generation", config=writing("text"), out=tmp_path_factory.mktemp("runs") / "writer")
 
 
-def shades(folder: Path, count: int = 30) -> Path:
-    """A folder of two class folders of pictures of 8 × 8 pixels: bright above, or bright below."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        pixels = rng.integers(0, 90, (8, 8, 3))
-        pixels[slice(4) if i % 2 else slice(4, 8)] += 150
-        place = folder / ("above" if i % 2 else "below")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def picture_run(tmp_path_factory: pytest.TempPathFactory) -> ms.Run:
     """A classification of pictures by a small network."""
     folder = tmp_path_factory.mktemp("runs")
     network = {"name": "image", "columns": ["image"], "backbone": "cnn", "settings": {"size": 8, "width": 4, "depth": 1}}
     config = {"candidates": [{"name": "cnn", "inputs": [network], "training": {"epochs": 2, "batch_size": 12}}]}
-    return ms.train(shades(folder / "pictures"), "label", config=config, out=folder / "pixels")
+    return ms.train(write_pictures(folder / "pictures"), "label", config=config, out=folder / "pixels")
 
 
 @pytest.fixture(scope="session")

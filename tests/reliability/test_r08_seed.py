@@ -13,7 +13,7 @@ PROMISE = "the same seed gives bit-identical weights in fresh processes with dif
 SCRIPT = """
 import sys, json
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import trials
 folder, name, seed, here = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] == "here"
 trials.train(trials.cases(folder)[name], folder / "run", here=here, seed=seed)

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from PIL import Image
+from small_pictures import write_pictures
 
 import mainstem as ms
 from mainstem import seal
@@ -43,18 +43,6 @@ def text_rows(count=36, seed=0):
     rng = np.random.default_rng(seed)
     moods = [str(m) for m in rng.permutation(["good", "bad"] * (count // 2))]
     return [{"text": f"{' '.join(rng.choice(WORDS[m], 4))} {i}", "y": m} for i, m in enumerate(moods)]
-
-
-def write_pictures(folder, count=30, seed=0):
-    """A folder of two class folders of pictures of 8 × 8 pixels: bright above, or bright below."""
-    rng = np.random.default_rng(seed)
-    for i in range(count):
-        pixels = rng.integers(0, 90, (8, 8, 3))
-        pixels[slice(4) if i % 2 else slice(4, 8)] += 150
-        place = folder / ("above" if i % 2 else "below")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
-    return folder
 
 
 def candidate(name, kind, columns, **settings):

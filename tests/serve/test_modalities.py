@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from conftest import shades
 from sklearn.datasets import load_wine
+from small_pictures import write_pictures
 
 import mainstem as ms
 from mainstem import registry
@@ -61,7 +61,7 @@ def same(given, alone):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Files of pictures, by their label."""
-    folder = shades(tmp_path_factory.mktemp("pictures"))
+    folder = write_pictures(tmp_path_factory.mktemp("pictures"))
     return [{"image": str(path), "where": path.parent.name} for path in sorted(folder.rglob("*.png"))]
 
 
