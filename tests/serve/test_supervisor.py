@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mainstem.contracts import Call, Port
 from mainstem.errors import MainstemError
 from mainstem.serve import supervisor
 from mainstem.serve.calls import Graph, Shared
+from mainstem.serve.engine import _Lanes
 from mainstem.serve.line import Line
 from mainstem.serve.scheduler import CallFailed, EngineGone, Quarantined, Scheduler, TooLarge
 from mainstem.serve.supervisor import Remote
@@ -236,3 +239,25 @@ def test_an_engine_that_is_killed_while_it_loads_leaves_nothing_on_the_disk(tmp_
 
     asyncio.run(run())
     assert not list(tmp_path.glob(".mainstem-*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not tell a thread where to run")
+def test_a_run_keeps_to_a_core_of_its_own_while_all_are_taken():
+    cores, seen = os.sched_getaffinity(0), []
+    lanes = _Lanes(len(cores))
+
+    def work():
+        with ExitStack() as held:
+            for _ in cores:
+                held.enter_context(lanes.taken(1))
+                seen.append(os.sched_getaffinity(0))
+        for width in (1, 0):
+            with lanes.taken(width):
+                seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    *before, kept, after, wide = seen
+    assert all(each == cores for each in (*before, after, wide))
+    assert len(kept) == len(kept & cores) == 1

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,12 +237,37 @@ def fault(error: Exception) -> dict[str, Any]:
     return {"failed": f"{type(error).__name__}: {text[:500]}", "memory": out_of_memory(error)}
 
 
+class _Lanes:
+    """Where runs are under way. While there is one on every core each keeps to its own: left alone, two share a core for milliseconds
+    in which another idles."""
+
+    def __init__(self, count: int) -> None:
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for lane in range(count):
+            self._free.put(lane)
+        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+        self._kept = len(self._cores) == count
+
+    @contextmanager
+    def taken(self, cores: int) -> Iterator[None]:
+        """Once a lane is free, for a run on so many cores (0: all)."""
+        lane = self._free.get()
+        if self._kept:
+            full = cores == 1 and self._free.empty()
+            with suppress(OSError):  # a core that was taken away meanwhile
+                os.sched_setaffinity(0, [self._cores[lane]] if full else self._cores)  # of this thread
+        try:
+            yield
+        finally:
+            self._free.put(lane)
+
+
 class _Process:
     """Answers the front's messages. Its threads take turns at reading: who reads a run runs it, and leaves the channel to the next."""
 
     def __init__(self, connection: socket.socket, lanes: int) -> None:
         self.connection, self.engine = connection, Engine()
-        self._sending, self._reading, self._free = threading.Lock(), threading.Lock(), threading.Semaphore(lanes)
+        self._sending, self._reading, self._lanes = threading.Lock(), threading.Lock(), _Lanes(lanes)
         self._threads = [threading.Thread(target=self._lane, daemon=True) for _ in range(lanes + AHEAD)]
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -283,7 +309,7 @@ class _Process:
             channel.send(self.connection, header, arrays)
 
     def _run(self, told: Mapping[str, Any], arrays: Sequence[Array]) -> None:
-        with self._free:
+        with self._lanes.taken(told["cores"]):
             began = time.perf_counter()
             try:
                 header, results = pack_answers(self.engine.run(*unpack_run(told, arrays)))
