@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -96,7 +96,6 @@ class Memo:
     ids: Mapping[int, str]  # by id(Input): its encode_id
     tables: list[tuple[tuple[Column, ...], tuple[int, Table, dict[int, MainstemError]]]] = field(default_factory=list)
     arrays: dict[Any, tuple[dict[str, Array], Any]] = field(default_factory=dict)
-    found: dict[Any, Any] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)  # held, so that no id is given twice
 
     def parsed(self, pipeline: Pipeline, rows: Rows) -> tuple[int, Table, dict[int, MainstemError]]:
@@ -117,14 +116,6 @@ class Memo:
             self.values.append(values)
             self.arrays[key] = encode_input(each, examples)
         return self.arrays[key]
-
-    def once(self, key: Any, own: bool, make: Callable[[], Any]) -> Any:
-        """What `make` makes, made once for all models with this key; always made where it is a model's `own`."""
-        if own:
-            return make()
-        if key not in self.found:
-            self.found[key] = make()
-        return self.found[key]
 
 
 def _length(value: Value) -> int:
@@ -153,6 +144,14 @@ class Pipeline:
         """The encoders of its inputs and answers."""
         settings = self.artifact.schema.targets[0].settings if self.artifact.schema.targets else {}
         return Processors(self.artifact.inputs, self.artifact.target, self.task.target or "", settings)
+
+    @cached_property
+    def reads(self) -> Hashable:
+        """Models with equal ones make the same batches of the same rows."""
+        if type(self.task).examples is not Task.examples or type(self.task).encode is not Task.encode:
+            return self
+        inputs = [(each.name, bool(each.backbone), each.columns, each.encode_id) for each in self.artifact.inputs]
+        return repr((self.artifact.schema.columns, inputs))
 
     def parse(self, rows: Rows, *, target: bool = False) -> tuple[Table, dict[int, MainstemError]]:
         """Raw rows → typed values, and errors by row."""
@@ -230,64 +229,6 @@ class Pipeline:
         table, errors = self.parse(rows)
         answers = self.predict_table(table, runner, options, None if emit is None else _placed(emit, table.source))
         return _by_row(answers, table, errors, len(rows))
-
-    async def answer(
-        self,
-        rows: Rows,
-        ask: Ask,
-        options: Mapping[str, Any] | None = None,
-        emit: Listen | None = None,
-        took: Took | None = None,
-        memo: Memo | None = None,
-    ) -> Answers:
-        """`predict` on an event loop: calls are awaited, and what costs more than a moment (pictures, many rows) is done in a thread."""
-        processors = self.processors if memo is None else replace(self.processors, memo=memo)
-        light = is_light(rows) if memo is None else memo.once("light", False, lambda: is_light(rows))
-        aside = _here if light else asyncio.to_thread
-        own = type(self.task).examples is not Task.examples or type(self.task).encode is not Task.encode  # shared with no other model
-
-        def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
-            count, table, errors = (memo or Memo({})).parsed(self, rows)
-            size = PART if any(each.backbone for each in self.artifact.inputs) else 16 * PART
-
-            def divide() -> tuple[list[Example], list[int], list[Array]]:
-                examples = self.examples(table)
-                return examples, seeds_of(examples, table), list(chunked(len(examples), processors.lengths(examples), size))
-
-            columns = tuple((each.modality, each.columns) for each in self.artifact.inputs)
-            found = divide() if memo is None else memo.once((id(table), size, columns), own, divide)
-            return count, table, errors, *found
-
-        def encode(part: Array) -> Batch:
-            def make() -> Batch:
-                return self.task.encode([examples[i] for i in part], processors)
-
-            if memo is None:
-                return make()
-            inputs = tuple((each.name, bool(each.backbone), memo.ids[id(each)]) for each in self.artifact.inputs)
-            batch: Batch = memo.once((id(part), inputs), own, make)
-            return batch
-
-        count, table, errors, examples, seeds, parts = await aside(read)
-        heard = None if emit is None else _placed(emit, table.source)
-        answers: dict[int, Prediction | MainstemError] = {}
-        waiting = iter(parts)
-
-        async def work() -> None:
-            for part in waiting:
-                began = time.perf_counter()
-                batch = await aside(encode, part)
-                if took:
-                    took("encode", time.perf_counter() - began)
-                coroutine = self.start(batch, options, [seeds[i] for i in part])
-                made = await drive_async(coroutine, ask, None if heard is None else _placed(heard, part), took)
-                answers.update(zip(part.tolist(), made, strict=True))
-
-        if len(parts) == 1:
-            await work()
-        else:
-            await _together([work() for _ in parts[:PARTS]])
-        return _by_row([answers[i] for i in range(len(examples))], table, errors, count)[0]
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """A prediction as JSON: prediction, score, score by label, interval where there is one."""
@@ -404,26 +345,97 @@ def drive(coroutine: Coroutine, runner: Runner, watch: Watch | None = None, emit
             answer = tuple(run(call) for call in asked) if isinstance(asked, tuple) else run(asked)
 
 
-async def drive_async(coroutine: Coroutine, ask: Ask, emit: Listen | None = None, took: Took | None = None) -> Answers:
-    """`drive` on an event loop: the calls of a tuple are under way together. took: hears how long what follows the last call takes."""
-    answer: Any = None
-    while True:
-        began = time.perf_counter()
-        try:
-            asked = coroutine.send(answer)
-        except StopIteration as done:
-            if took:
-                took("decode", time.perf_counter() - began)
-            result: Answers = done.value
-            return result
-        if isinstance(asked, Emit):
-            answer = None
-            if emit:
-                emit(asked)
-        elif isinstance(asked, tuple):
-            answer = tuple(await asyncio.gather(*map(ask, asked))) if len(asked) != 1 else (await ask(asked[0]),)
-        else:
-            answer = await ask(asked)
+@dataclass(frozen=True)
+class Asking:
+    """A model that is asked on an event loop. `emit`: hears what is final before the whole answer is; `took`: how long stages take."""
+
+    pipeline: Pipeline
+    ask: Ask
+    options: Mapping[str, Any] | None = None
+    emit: Listen | None = None
+    took: Took | None = None
+
+
+async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None) -> list[Answers | MainstemError]:
+    """`Pipeline.predict` on an event loop, for models whose `reads` are equal: one answer a row of each, or what is wrong with all.
+
+    Rows are read and encoded once, for all of them: its seconds are told of the first. What costs more than a moment (pictures, many
+    rows) is done in a thread; calls are awaited. `memo`: shared with the other models of a request.
+    """
+    first, aside = models[0], _here if is_light(rows) else asyncio.to_thread
+    pipeline = first.pipeline
+    processors = pipeline.processors if memo is None else replace(pipeline.processors, memo=memo)
+    answers: list[dict[int, Prediction | MainstemError]] = [{} for _ in models]
+    failed: dict[int, MainstemError] = {}
+
+    def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
+        count, table, errors = (memo or Memo({})).parsed(pipeline, rows)
+        examples, size = pipeline.examples(table), PART if any(each.backbone for each in pipeline.artifact.inputs) else 16 * PART
+        parts = chunked(len(examples), processors.lengths(examples), size)
+        return count, table, errors, examples, seeds_of(examples, table), list(parts)
+
+    def encode(part: Array) -> Batch:
+        return pipeline.task.encode([examples[i] for i in part], processors)
+
+    def started(model: Asking, batch: Batch, part: Array) -> tuple[Coroutine, Asking]:
+        heard = model if model.emit is None else replace(model, emit=_placed(_placed(model.emit, table.source), part))
+        return model.pipeline.start(batch, model.options, [seeds[i] for i in part]), heard
+
+    async def work() -> None:
+        for part in waiting:
+            began = time.perf_counter()
+            batch = await aside(encode, part)
+            if first.took:
+                first.took("encode", time.perf_counter() - began)
+            well = [i for i in range(len(models)) if i not in failed]
+            for i, made in zip(well, await drive_async([started(models[i], batch, part) for i in well]), strict=True):
+                if isinstance(made, MainstemError):
+                    failed[i] = made
+                else:
+                    answers[i].update(zip(part.tolist(), made, strict=True))
+            if len(failed) == len(models):
+                raise failed[0]  # which ends the other parts
+
+    try:
+        count, table, errors, examples, seeds, parts = await aside(read)
+        waiting = iter(parts)
+        await (work() if len(parts) == 1 else _together([work() for _ in parts[:PARTS]]))
+    except MainstemError as error:
+        return [failed.get(i, error) for i in range(len(models))]
+    return [failed.get(i) or _by_row([made[k] for k in range(len(examples))], table, errors, count)[0] for i, made in enumerate(answers)]
+
+
+async def drive_async(driven: Sequence[tuple[Coroutine, Asking]]) -> list[Answers | MainstemError]:
+    """`drive` of several coroutines on an event loop: all calls of one moment are under way together. An error ends its own alone."""
+    ended: dict[int, Answers | MainstemError] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(driven)))
+    while answers:
+        under_way: dict[int, tuple[bool, list[Awaitable[Mapping[str, Any]]]]] = {}
+        for i, given in answers.items():
+            coroutine, model = driven[i]
+            began = time.perf_counter()
+            try:
+                asked = coroutine.send(given)
+                while isinstance(asked, Emit):
+                    if model.emit:
+                        model.emit(asked)
+                    asked = coroutine.send(None)
+                several = isinstance(asked, tuple)
+                under_way[i] = several, [model.ask(call) for call in (asked if several else (asked,))]
+            except StopIteration as done:
+                ended[i] = done.value
+                if model.took:
+                    model.took("decode", time.perf_counter() - began)
+            except MainstemError as error:
+                ended[i] = error
+        answers = {}
+        for i, (several, calls) in under_way.items():
+            try:
+                told = [await call for call in calls]
+                answers[i] = tuple(told) if several else told[0]
+            except MainstemError as error:
+                ended[i] = error
+    return [ended[i] for i in range(len(driven))]
 
 
 def at_once(inputs: Sequence[Input]) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from mainstem import artifact, files, seal
+from mainstem import artifact, files, inference, seal
 from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
 from mainstem.inference import Answers, Listen, Memo, Pipeline
@@ -96,13 +96,18 @@ class Served:
             return self.scheduler.stacked(head, head.taken(call.inputs), call.outputs or (head.output,), ticket)
         return self.scheduler.ask(self.graphs[call.graph], call, ticket)
 
-    async def predict(
-        self, rows: Rows, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None, memo: Memo | None = None
-    ) -> Answers:
-        """One answer a row, bad rows as their error. emit: hears what is final before the whole answer is."""
+    def asking(self, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None) -> inference.Asking:
+        """How this model is asked for a request. emit: hears what is final before the whole answer is."""
         watch = self.scheduler.watch
         took = None if watch is None else (lambda stage, seconds: watch.took(stage, self.name, seconds))
-        return await self.pipeline.answer(rows, lambda call: self.asked(call, ticket), options, emit, took, memo)
+        return inference.Asking(self.pipeline, lambda call: self.asked(call, ticket), options, emit, took)
+
+    async def predict(self, rows: Rows, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None) -> Answers:
+        """One answer a row, bad rows as their error."""
+        [answers] = await inference.answer(rows, [self.asking(options, ticket, emit)])
+        if isinstance(answers, MainstemError):
+            raise answers
+        return answers
 
     async def answer(self, request: Request, rows: Rows, options: Mapping[str, Any]) -> Answers:
         """The same for a request. Raises Cancelled once whoever asked has gone, and Refused or Late where it takes too long."""
@@ -281,16 +286,21 @@ class Models:
         Raises KeyError for a name that is not served.
         """
         chosen = [self.find(name) for name in dict.fromkeys(names)]
-        memo = Memo({id(each): each.encode_id for served in chosen for each in served.pipeline.artifact.inputs})
         if not chosen:
             return {}
-
-        async def one(served: Served) -> Answers | MainstemError:
+        found: dict[str, Answers | MainstemError] = {}
+        alike: dict[Hashable, list[Served]] = {}
+        for served in chosen:
             try:
                 served.check_ready()
-                return await served.predict(rows, options.get(served.name, {}), ticket, memo=memo)
+                alike.setdefault((served.line, served.pipeline.reads), []).append(served)
             except MainstemError as error:
-                return error
+                found[served.name] = error
+        memo = Memo({id(each): each.encode_id for served in chosen for each in served.pipeline.artifact.inputs})
+
+        async def answered(group: Sequence[Served]) -> None:
+            asked = [served.asking(options.get(served.name, {}), ticket) for served in group]
+            found.update(zip((served.name for served in group), await inference.answer(rows, asked, memo), strict=True))
 
         async with AsyncExitStack() as stack:
             for served in chosen:
@@ -298,8 +308,8 @@ class Models:
             first = chosen[0]
             ticket = await stack.enter_async_context(self.scheduler.ticket(first.line, first.name, len(rows)))
             stack.enter_context(_watched(gone, ticket))
-            found = await asyncio.gather(*map(one, chosen))
-        return {served.name: answers for served, answers in zip(chosen, found, strict=True)}
+            await asyncio.gather(*map(answered, alike.values()))
+        return {served.name: found[served.name] for served in chosen}
 
     # life
 
