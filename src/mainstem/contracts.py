@@ -489,10 +489,10 @@ class Task:
         `rngs`: one generator an example, so that answers do not depend on the batch.
         """
         features = batch.direct()
-        names = [name for name, _ in batch.by_backbone()]
-        if names:
-            answers = yield tuple(Call(f"backbone.{name}", arrays) for name, arrays in batch.by_backbone())
-            for name, answer in zip(names, answers, strict=True):
+        calls = {name: Call(f"backbone.{name}", arrays) for name, arrays in batch.by_backbone()}
+        if calls:
+            answers = yield tuple(calls.values())
+            for name, answer in zip(calls, answers, strict=True):
                 features.update({f"{name}.{key}": value for key, value in answer.items()})
         output = yield Call("head", features)
         return self.decode(output, batch, state)

@@ -246,6 +246,8 @@ def _by_row(answers: Answers, table: Table, errors: Mapping[int, MainstemError],
     """Answers of the rows that parsed → of all rows, with the errors of the others; and the indices of the good ones."""
     if len(answers) != len(table):
         return answers, list(range(len(answers)))
+    if len(answers) == count:
+        return answers, list(range(count))
     placed: Answers = [errors.get(i) or MainstemError("not predicted") for i in range(count)]
     for i, answer in zip(table.source, answers, strict=True):
         placed[i] = answer
@@ -377,9 +379,8 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
     def encode(part: Array) -> Batch:
         return pipeline.task.encode([examples[i] for i in part], processors)
 
-    def started(model: Asking, batch: Batch, part: Array) -> tuple[Coroutine, Asking]:
-        heard = model if model.emit is None else replace(model, emit=_placed(_placed(model.emit, table.source), part))
-        return model.pipeline.start(batch, model.options, [seeds[i] for i in part]), heard
+    def heard(model: Asking, part: Array) -> Asking:
+        return model if model.emit is None else replace(model, emit=_placed(_placed(model.emit, table.source), part))
 
     async def work() -> None:
         for part in waiting:
@@ -387,12 +388,14 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
             batch = await aside(encode, part)
             if first.took:
                 first.took("encode", time.perf_counter() - began)
-            well = [i for i in range(len(models)) if i not in failed]
-            for i, made in zip(well, await drive_async([started(models[i], batch, part) for i in well]), strict=True):
+            places, well = part.tolist(), [i for i in range(len(models)) if i not in failed]
+            drawn = [seeds[i] for i in places]
+            driven = [(models[i].pipeline.start(batch, models[i].options, drawn), heard(models[i], part)) for i in well]
+            for i, made in zip(well, await drive_async(driven), strict=True):
                 if isinstance(made, MainstemError):
                     failed[i] = made
                 else:
-                    answers[i].update(zip(part.tolist(), made, strict=True))
+                    answers[i].update(zip(places, made, strict=True))
             if len(failed) == len(models):
                 raise failed[0]  # which ends the other parts
 

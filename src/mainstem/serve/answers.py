@@ -51,7 +51,7 @@ async def predict_tasks(request: Request) -> Response:
     chosen = {name: models.find(name) for name in names}
     columns = list(dict.fromkeys(name for served in chosen.values() for name in served.pipeline.artifact.schema.names))
     rows = await parsing(len(data), requests.from_list, raw, columns, state.limits)
-    for served in chosen.values():
+    for served in {served.pipeline.reads: served for served in chosen.values()}.values():
         state.limits.check(rows, served.pipeline.artifact.schema.long)
     began = time.perf_counter()
     found = await ask(request, chosen, rows, options)

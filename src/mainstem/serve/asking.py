@@ -93,11 +93,12 @@ def count(request: Request, served: Served, answers: Answers | MainstemError) ->
     """Rows by model, in the figures and in the log."""
     if isinstance(answers, MainstemError):
         return
-    wrong = sum(isinstance(each, MainstemError) for each in answers)
+    wrong = len([each for each in answers if isinstance(each, MainstemError)])
     metrics = request.app.state.metrics
-    for outcome, count in (("answered", len(answers) - wrong), ("refused", wrong)):
-        if count:
-            metrics.add("rows", count, model=served.name, outcome=outcome)
+    if wrong:
+        metrics.add("rows", wrong, model=served.name, outcome="refused")
+    if len(answers) > wrong:
+        metrics.add("rows", len(answers) - wrong, model=served.name, outcome="answered")
     if trail := request.scope.get("trail"):
         trail.rows = (trail.rows or 0) + len(answers)
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from mainstem import artifact, files, inference, seal
 from mainstem.contracts import Call, Emit, GraphSpec, Rows
 from mainstem.errors import MainstemError, suggest
-from mainstem.inference import Answers, Listen, Memo, Pipeline
+from mainstem.inference import Answers, Ask, Listen, Memo, Pipeline
 from mainstem.runtimes import _linear as linear
 from mainstem.runtimes._calls import threads
 from mainstem.serve.calls import Graph, Shared
@@ -79,39 +80,28 @@ class Served:
 
     # answering
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """While this version is used it is not let go of."""
-        self.under_way += 1
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-            if self.over and not self.under_way:
-                self.over()
-
     def asked(self, call: Call, ticket: Ticket) -> asyncio.Future[dict[str, Any]]:
         """Start a call for a request."""
         if head := self.heads.get(call.graph):
             return self.scheduler.stacked(head, head.taken(call.inputs), call.outputs or (head.output,), ticket)
         return self.scheduler.ask(self.graphs[call.graph], call, ticket)
 
-    def asking(self, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None) -> inference.Asking:
+    def asking(self, options: Mapping[str, Any], ask: Ask, emit: Listen | None = None) -> inference.Asking:
         """How this model is asked for a request. emit: hears what is final before the whole answer is."""
         watch = self.scheduler.watch
         took = None if watch is None else (lambda stage, seconds: watch.took(stage, self.name, seconds))
-        return inference.Asking(self.pipeline, lambda call: self.asked(call, ticket), options, emit, took)
+        return inference.Asking(self.pipeline, ask, options, emit, took)
 
     async def predict(self, rows: Rows, options: Mapping[str, Any], ticket: Ticket, emit: Listen | None = None) -> Answers:
         """One answer a row, bad rows as their error."""
-        [answers] = await inference.answer(rows, [self.asking(options, ticket, emit)])
+        [answers] = await inference.answer(rows, [self.asking(options, lambda call: self.asked(call, ticket), emit)])
         if isinstance(answers, MainstemError):
             raise answers
         return answers
 
     async def answer(self, request: Request, rows: Rows, options: Mapping[str, Any]) -> Answers:
         """The same for a request. Raises Cancelled once whoever asked has gone, and Refused or Late where it takes too long."""
-        with self.held():
+        with held(self):
             async with self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
                 with _watched(request, ticket):
                     return await self.predict(rows, options, ticket)
@@ -124,7 +114,7 @@ class Served:
             async with self.scheduler.ticket(self.line, self.name, len(rows)) as ticket:
                 return await self.predict(rows, options, ticket, told.put_nowait)
 
-        with self.held():
+        with held(self):
             work = asyncio.create_task(answered())
             try:
                 while not work.done() or not told.empty():
@@ -218,6 +208,20 @@ def _heads(folder: Path, specs: Mapping[str, GraphSpec]) -> dict[str, linear.Lin
 
 
 @contextmanager
+def held(*versions: Served) -> Iterator[None]:
+    """While these versions are used they are not let go of."""
+    for served in versions:
+        served.under_way += 1
+    try:
+        yield
+    finally:
+        for served in versions:
+            served.under_way -= 1
+            if served.over and not served.under_way:
+                served.over()
+
+
+@contextmanager
 def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
     """Fail the ticket once whoever asked has gone."""
 
@@ -236,6 +240,27 @@ def _watched(request: Request | None, ticket: Ticket) -> Iterator[None]:
             later.cancel()
         for watch in started:
             watch.cancel()
+
+
+class _Once:
+    """The calls of models that are driven by one task: those that are the same are one, with one future."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self._under_way: dict[Hashable, tuple[Call, asyncio.Future[dict[str, Any]]]] = {}
+
+    def ask(self, served: Served, call: Call) -> asyncio.Future[dict[str, Any]]:
+        """Start a call of one of them, or join it."""
+        graph = served.graphs.get(call.graph)
+        if graph is None:
+            return served.asked(call, self.ticket)
+        handed = graph.handed(call)
+        if known := self._under_way.get(handed):
+            return known[1]
+        future = served.asked(call, self.ticket)
+        self._under_way[handed] = call, future  # the call is held, so that no array takes another's id
+        future.add_done_callback(lambda done: self._under_way.pop(handed, None))
+        return future
 
 
 class Models:
@@ -299,12 +324,12 @@ class Models:
         memo = Memo({id(each): each.encode_id for served in chosen for each in served.pipeline.artifact.inputs})
 
         async def answered(group: Sequence[Served]) -> None:
-            asked = [served.asking(options.get(served.name, {}), ticket) for served in group]
+            once = _Once(ticket)
+            asked = [served.asking(options.get(served.name, {}), partial(once.ask, served)) for served in group]
             found.update(zip((served.name for served in group), await inference.answer(rows, asked, memo), strict=True))
 
         async with AsyncExitStack() as stack:
-            for served in chosen:
-                stack.enter_context(served.held())
+            stack.enter_context(held(*chosen))
             first = chosen[0]
             ticket = await stack.enter_async_context(self.scheduler.ticket(first.line, first.name, len(rows)))
             stack.enter_context(_watched(gone, ticket))

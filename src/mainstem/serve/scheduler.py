@@ -200,7 +200,7 @@ class Scheduler:
         if ticket.failure is not None:
             raise ticket.failure
         self.calls += 1
-        handed = (graph.shared, *graph.rows.items(), call.outputs, call.keep, *((name, id(value)) for name, value in call.inputs.items()))
+        handed = graph.handed(call)
         if (known := ticket.known.get(handed)) and known[1].state in ("waiting", "running"):
             return self._wait(known[1], ticket)
         asked = Asked.of(graph, call)

@@ -71,14 +71,13 @@ class Regression(Task):
         known = more is not None or "quantiles" in output
         low, high = _reach(output)
         low, high = np.minimum(low - (more or 0.0), value - NARROWEST), np.maximum(high + (more or 0.0), value + NARROWEST)
-        told = np.array([_unscale(column, state) for column in np.asarray(output.get("quantiles", np.zeros((len(value), 0)))).T])
+        levels = np.asarray(output["quantiles"]).T if "quantiles" in output else ()
+        rows = np.reshape(_unscale(np.concatenate([value, low, high, *levels]), state), (-1, len(value))).T.tolist()
         return [
             Prediction(v, low=a if known else None, high=b if known else None, more=_named(q))
             if math.isfinite(v)
             else MainstemError("the model's output is not a number", do="Look for extreme values in this row.")
-            for v, a, b, q in zip(
-                _unscale(value, state), _unscale(low, state), _unscale(high, state), told.T.tolist() or [[]] * len(value), strict=True
-            )
+            for v, a, b, *q in rows
         ]
 
     def differ(self, a: Prediction, b: Prediction) -> float:
@@ -95,7 +94,8 @@ def _reach(output: Arrays) -> tuple[Array, Array]:
     """The outer quantiles of each row, which hold 90 % between them; the value itself where there are none."""
     if "quantiles" in output:
         return np.asarray(output["quantiles"][:, 0], np.float64), np.asarray(output["quantiles"][:, -1], np.float64)
-    return _flat(output["value"]), _flat(output["value"])
+    value = _flat(output["value"])
+    return value, value
 
 
 def _named(quantiles: list[float]) -> dict[str, Any]:
