@@ -16,6 +16,7 @@ import pytest
 from live_server import live
 from starlette.testclient import TestClient
 
+import mainstem as ms
 from mainstem.serve.app import build
 from mainstem.serve.manners import of
 from mainstem.serve.models import Models
@@ -183,6 +184,74 @@ def test_rows_of_a_table_and_what_does_not_fit(browser, address):
     browser.click("#ask")
     browser.until("document.querySelectorAll('.card .error').length == 2")
     assert "expected a number" in browser.text(".card .error")
+
+
+def only(browser, *names):
+    """Press the buttons of these tasks, and of no other."""
+    tasks = browser.run("return [...document.querySelectorAll('.task')].map((b) => [b.innerText, b.ariaPressed])")
+    for name, pressed in tasks:
+        if (name in names) != (pressed == "true"):
+            browser.run(f"[...document.querySelectorAll('.task')].find((b) => b.innerText == '{name}').click()")
+
+
+@needs_browser
+def test_several_rows_as_csv(browser, address, table_run, tmp_path):
+    browser.open(address)
+    browser.until("!document.getElementById('asking').hidden")
+    only(browser, "dear", "rent")
+    browser.click("#several")
+    rows = [{"area": 70.5, "rooms": 3, "城区": "朝阳"}, {"area": None, "rooms": 1, "城区": "海淀"}]
+    told = table_run.model.predict(rows)
+    browser.type("#rows", '城区;area;rooms\n朝阳;70.5;3\n"海淀";;1\n')
+    browser.click("#ask")
+    browser.until("document.querySelectorAll('.card table').length == 2")
+    seen = browser.run(
+        "return [...document.querySelectorAll('.card table')].map((t) => [...t.rows].map((r) => [...r.cells].map((c) => c.innerText)))"
+    )
+    assert seen[0][0] == ["row", "prediction", "score"]
+    assert [line[:2] for line in seen[0][1:]] == [[str(i), answer["prediction"]] for i, answer in enumerate(told, 1)]
+    assert "90 % interval" in seen[1][0]
+    for width in SIZES:
+        assert browser.look(width, "several") <= width
+    (tmp_path / "flats.csv").write_text("area,rooms,城区\n" + "88,2,浦东\n" * 60, encoding="utf-8")
+    browser.type("#file", str(tmp_path / "flats.csv"))
+    browser.until("document.getElementById('rows').value.startsWith('area,rooms')")
+    browser.click("#ask")
+    browser.until("document.querySelectorAll('.card tr').length == 2 * 51")
+    assert "and 10 more" in browser.text(".card")
+    for text, said in (("area,rooms\n1\n", "row 1 has 1 cells"), ("area\n", "there are no rows"), ('area\n"1', "never closed")):
+        browser.run(f"const box = document.getElementById('rows'); box.value = {json.dumps(text)}; box.oninput()")
+        browser.click("#ask")
+        browser.until(f"document.getElementById('wrong').innerText.includes({json.dumps(said)})")
+    browser.run("const box = document.getElementById('rows'); box.value = 'area,rooms,城区\\n1,2,浦东\\nx,2,浦东'; box.oninput()")
+    browser.click("#ask")
+    browser.until("document.querySelectorAll('.card .error').length == 2")
+    assert "row 2: " in browser.text(".card .error")
+    browser.click("#several")
+    browser.until("document.getElementById('field area')")
+
+
+@needs_browser
+def test_a_forecast_is_drawn_from_rows_of_a_series(browser, tmp_path):
+    rows = [{"shop": shop, "step": t, "sales": 10 + level + t % 4} for shop, level in (("北京", 0), ("上海", 20)) for t in range(40)]
+    run = ms.train(rows, "sales", out=tmp_path / "run", series="shop", time="step", horizon=4, backbone="naive")
+    with live({"sales": run.path}) as address:
+        browser.open(address)
+        browser.until("document.getElementById('rows')")
+        assert browser.run("return document.getElementById('several').hidden")
+        for width in SIZES:
+            assert browser.look(width, "series") <= width
+        browser.type("#rows", "shop,step,sales\n" + "".join(f"{r['shop']},{r['step']},{r['sales']}\n" for r in rows))
+        browser.click("#ask")
+        browser.until("document.querySelectorAll('.card figure').length == 2")
+        said = browser.run("return [...document.querySelectorAll('figcaption')].map((c) => c.innerText)")
+        assert said[0].startswith("北京 · ")
+        assert said[1].startswith("上海 · ")
+        assert browser.run("return document.querySelector('.curve polyline').getAttribute('points').split(' ').length") == 4
+        assert browser.run("return document.querySelector('.curve polygon').getBoundingClientRect().width") > 100
+        for width in SIZES:
+            assert browser.look(width, "forecast") <= width
+    assert [text for text in browser.complaints() if "status of 422" not in text] == []
 
 
 @needs_browser

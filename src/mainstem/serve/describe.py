@@ -25,6 +25,7 @@ def about(served: Served) -> dict[str, Any]:
         "version": version,
         "digest": digest,
         "columns": [{"name": c.name, "kind": c.kind} for c in contents.schema.long],
+        "gathers": any(hasattr(c.module, "gather") for c in contents.schema.columns),  # many rows make one answer
         "targets": [t.name for t in contents.schema.targets],
         "labels": [str(label) for label in contents.state.json.get("labels") or []],
         "options": dict(task.options),

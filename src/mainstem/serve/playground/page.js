@@ -2,9 +2,10 @@
 "use strict";
 
 const MOST_LABELS = 8;      // bars of one answer
-const LARGEST = 20e6;       // bytes of a picture
+const MOST_ROWS = 50;       // rows of one answer that are shown
+const LARGEST = 20e6;       // bytes of a picture or a file
 const at = (id) => document.getElementById(id);
-const state = { token: "", models: [], chosen: new Set(), pictures: {}, values: {} };
+const state = { token: "", models: [], chosen: new Set(), pictures: {}, values: {}, several: false, rows: "" };
 
 function made(kind, text = "", attributes = {}) {
   const element = document.createElement(kind);
@@ -60,7 +61,12 @@ function show() {
   at("tasks").hidden = state.models.length < 2;
   const columns = new Map();
   for (const model of chosen()) for (const column of model.columns) if (!columns.has(column.name)) columns.set(column.name, column.kind);
-  at("fields").replaceChildren(...[...columns].map(([name, kind]) => field(name, kind)));
+  const single = [...columns].map(([name, kind]) => field(name, kind));
+  const gathers = chosen().some((model) => model.gathers), pictures = [...columns.values()].includes("image");
+  const several = (state.several || gathers) && !pictures;
+  at("fields").replaceChildren(...(several ? [sheet([...columns.keys()])] : single));
+  at("several").hidden = !columns.size || gathers || pictures;
+  at("several").textContent = several ? "One row" : "Several rows";
   at("ask").disabled = !columns.size;
   if (!at("answers").children.length) at("answers").replaceChildren(made("p", "Answers appear here.", { class: "empty" }));
 }
@@ -108,6 +114,51 @@ function picture(name) {
   return zone;
 }
 
+function sheet(names) {
+  const box = made("div"), rows = made("textarea", "", { rows: 9, id: "rows", spellcheck: "false", placeholder: `${names.join(",")}\n…` });
+  const input = made("input", "", { type: "file", id: "file", accept: ".csv,.tsv,.txt,text/csv" });
+  rows.value = state.rows;
+  rows.oninput = () => { state.rows = rows.value; };
+  input.onchange = async () => {
+    const [file] = input.files;
+    if (!file) return;
+    if (file.size > LARGEST) return wrong(`${file.name} is larger than ${LARGEST / 1e6} MB`);
+    wrong("");
+    rows.value = state.rows = await file.text();
+  };
+  box.append(made("label", `Rows as CSV, the first line names the columns: ${names.join(", ")}`, { for: "rows" }), rows,
+    made("label", "or from a file", { for: "file", class: "file" }), input);
+  return box;
+}
+
+function parsed(text) {
+  // RFC 4180, with a comma, a tab or a semicolon between the cells: whichever the first line has most of
+  const [first] = text.split("\n", 1), mark = [",", "\t", ";"].sort((a, b) => first.split(b).length - first.split(a).length)[0];
+  const lines = [];
+  let cells = [], cell = "", quoted = false;
+  const over = () => { cells.push(cell); cell = ""; };
+  for (let i = 0; i < text.length; i++) {
+    const sign = text[i];
+    if (quoted) {
+      if (sign !== '"') cell += sign;
+      else if (text[i + 1] === '"') cell += text[++i];
+      else quoted = false;
+    } else if (sign === '"' && !cell) quoted = true;
+    else if (sign === mark) over();
+    else if (sign === "\n") { over(); lines.push(cells); cells = []; }
+    else if (sign !== "\r") cell += sign;
+  }
+  if (quoted) throw new Error("a quotation mark is never closed");
+  over();
+  lines.push(cells);
+  const [names, ...rows] = lines.filter((line) => line.length > 1 || line[0].trim()), count = names?.length;
+  if (!rows.length) throw new Error("there are no rows: the first line names the columns, the others are rows");
+  return rows.map((row, i) => {
+    if (row.length !== count) throw new Error(`row ${i + 1} has ${row.length} cells, and the first line ${count}`);
+    return Object.fromEntries(names.map((name, k) => [name.trim(), row[k] === "" ? null : row[k]]));
+  });
+}
+
 async function base64(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
@@ -140,7 +191,7 @@ async function predict() {
   wrong("");
   try {
     const began = performance.now();
-    const told = await ask("/predict", { tasks: names, rows: [row()] });
+    const told = await ask("/predict", { tasks: names, rows: at("rows") ? parsed(at("rows").value) : [row()] });
     const took = performance.now() - began;
     const tasks = names.length === 1 ? "1 task" : `${names.length} tasks`;
     at("time").textContent = `${tasks} at once: ${ms(told.seconds * 1000)}, ${ms(took)} seen from here`;
@@ -161,22 +212,68 @@ function card(model, answer) {
   head.append(made("h2", model.name), made("span", about(model)));
   box.append(head);
   if (answer.error) {
-    box.append(made("p", answer.rows ? answer.rows[0].error : answer.error, { class: "error" }));
+    const bad = answer.rows ?? [{ error: answer.error }], several = bad.length > 1 || at("rows");
+    for (const { row, error } of bad.slice(0, MOST_LABELS)) box.append(made("p", several && row ? `row ${row}: ${error}` : error, { class: "error" }));
     return box;
   }
-  const told = answer.predictions[0];
-  if (!told) {
-    box.append(made("p", "no answer for one row of this", { class: "error" }));
+  if (!answer.predictions.length) {
+    box.append(made("p", "no answer for these rows", { class: "error" }));
     return box;
   }
+  const stamp = made("p", `version ${answer.version}${answer.digest ? ` · ${answer.digest.slice(0, 12)}` : ""}`, { class: "more" });
+  if (answer.predictions.length > 1 || isForecast(answer.predictions[0])) {
+    box.classList.add("wide");
+    box.append(...many(answer.predictions), stamp);
+    return box;
+  }
+  const [told] = answer.predictions;
   box.append(value(told));
   const labels = [told.prediction].flat();
   if (told.scores) box.append(bars(told.scores, labels), ...rest(told.scores));
   else if (typeof told.score === "number") box.append(made("p", `score ${shown(told.score)}`, { class: "more" }));
   if (told.low !== undefined && told.low !== null) box.append(made("p", `90 % interval ${shown(told.low)} to ${shown(told.high)}`, { class: "more" }));
-  box.append(made("p", `version ${answer.version}${answer.digest ? ` · ${answer.digest.slice(0, 12)}` : ""}`, { class: "more" }));
+  box.append(stamp);
   return box;
 }
+
+function many(predictions) {
+  // lists of numbers with quantiles are forecasts: a line with its band each; all else is a table
+  const rest = predictions.length > MOST_ROWS ? [made("p", `and ${predictions.length - MOST_ROWS} more`, { class: "more" })] : [];
+  const told = predictions.slice(0, MOST_ROWS);
+  if (told.every(isForecast)) return [...told.map(curve), ...rest];
+  const table = made("table"), head = made("tr"), scored = told.some((each) => typeof each.score === "number"), wide = told.some((each) => typeof each.low === "number");
+  for (const name of ["row", "prediction", ...(scored ? ["score"] : []), ...(wide ? ["90 % interval"] : [])]) head.append(made("th", name));
+  table.append(head);
+  told.forEach((each, i) => {
+    const line = made("tr");
+    line.append(made("td", each.series || String(i + 1)), made("td", `${short(each.prediction)}${each.abstained ? " (abstains)" : ""}`));
+    if (scored) line.append(made("td", typeof each.score === "number" ? shown(each.score) : ""));
+    if (wide) line.append(made("td", typeof each.low === "number" ? `${shown(each.low)} to ${shown(each.high)}` : ""));
+    table.append(line);
+  });
+  return [table, ...rest];
+}
+
+const isForecast = (told) => Array.isArray(told.prediction) && told.quantiles !== undefined;
+
+function curve(told) {
+  const levels = Object.keys(told.quantiles).sort((a, b) => a - b), width = 320, height = 110, steps = told.prediction.length;
+  const low = told.quantiles[levels[0]], high = told.quantiles[levels.at(-1)];
+  const least = Math.min(...low, ...told.prediction), most = Math.max(...high, ...told.prediction);
+  const point = (value, i) => `${(steps < 2 ? width / 2 : (i * width) / (steps - 1)).toFixed(1)},${(height - 4 - ((height - 8) * (value - least)) / (most - least || 1)).toFixed(1)}`;
+  const box = at("curve").content.firstElementChild.cloneNode(true), [picture, said] = box.children;
+  picture.setAttribute("aria-label", `forecast of ${steps} steps`);
+  picture.firstElementChild.setAttribute("points", [...low.map(point), ...high.map(point).reverse()].join(" "));
+  picture.lastElementChild.setAttribute("points", told.prediction.map(point).join(" "));
+  const times = told.time?.length ? `${told.time[0]} to ${told.time.at(-1)}` : `${steps} steps`;
+  const ends = `${shown(told.prediction[0])} … ${shown(told.prediction.at(-1))}`;
+  said.textContent = `${told.series ? `${told.series} · ` : ""}${times} · ${ends} · quantiles ${levels[0]} to ${levels.at(-1)} between ${shown(least)} and ${shown(most)}`;
+  return box;
+}
+
+const short = (prediction) => typeof prediction === "number" ? shown(prediction)
+  : Array.isArray(prediction) ? (typeof prediction[0] === "number" ? `${prediction.slice(0, 4).map(shown).join(", ")}${prediction.length > 4 ? ", …" : ""}` : prediction.join(" · ") || "none of the labels")
+  : String(prediction);
 
 function value(told) {
   const { prediction } = told;
@@ -215,6 +312,7 @@ at("key").onsubmit = (event) => {
   at("token").value = "";
   look();
 };
+at("several").onclick = () => { state.several = !state.several; show(); };
 at("input").onsubmit = (event) => { event.preventDefault(); predict(); };
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); predict(); }
