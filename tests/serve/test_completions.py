@@ -180,6 +180,36 @@ def test_an_error_on_the_way_ends_the_stream_with_a_sentence(http):
     assert "not a number" in json.loads(events[-1])["error"]["message"]
 
 
+def test_a_stream_that_takes_too_long_ends_with_a_sentence_and_its_work(http):
+    served = http.app.state.models.by_name["other"]
+    scheduler, calls = served.scheduler, []
+    real, timeout = scheduler.ask, scheduler.timeout
+
+    def slow(graph, call, ticket):
+        calls.append(call)
+
+        async def later():
+            await asyncio.sleep(0.05)
+            return await real(graph, call, ticket)
+
+        return asyncio.ensure_future(later())
+
+    scheduler.ask, scheduler.timeout = slow, 0.3
+    try:
+        told = http.post(
+            "/v1/completions", json={"model": "other", "prompt": "The film", "stream": True, "max_tokens": 30, "min_tokens": 30}
+        ).text
+        asked = len(calls)
+        time.sleep(0.2)
+    finally:
+        scheduler.ask, scheduler.timeout = real, timeout
+    events = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line]
+    assert "choices" in events[0]  # what was final by then was sent
+    assert "no answer within 0.3 seconds" in events[-1]["error"]["message"]
+    assert asked == len(calls) < 10  # of 30
+    assert scheduler.requests == 0
+
+
 def test_a_stream_that_is_closed_stops_the_work(http):
     served = http.app.state.models.by_name["writer"]
 

@@ -54,7 +54,7 @@ class Bench:
         self.engine.engine._graphs[number] = _Graph(function, *sides)
         shared = Shared(self.line, number, ports)
         if cost:
-            for cells in (1, 100):
+            for cells in (1, 1000):
                 shared.cost.add(cells, cost[0] + cost[1] * cells)
             shared.cost.add = lambda cells, seconds: None  # what is tested must not depend on this machine
         return Graph("encoder", shared, rows or {})
@@ -224,6 +224,22 @@ def test_padding_is_weighed_against_what_a_run_costs():
     assert asyncio.run(shapes((1e-5, 1e-3))) == [1, 1, 1, 1]
     assert asyncio.run(shapes((2e-3, 1e-5))) == [4]
     assert asyncio.run(shapes((5e-4, 1e-5))) == [2, 2]
+
+
+def test_no_run_is_much_larger_than_those_that_were_seen():
+    """The first runs of a server are no measure: where their times do not grow with their size, everything that waits would be one run."""
+
+    async def shapes(cells):
+        bench, sums = Bench(), Sums()
+        graph = bench.graph(sums)
+        for size in cells:
+            graph.shared.cost.add(size, 0.03)
+        graph.shared.cost.add = lambda cells, seconds: None
+        await bench.together([graph] * 8, [call(list(range(n, n + 50))) for n in range(1, 9)])
+        return sorted(sums.rows[1:])
+
+    assert asyncio.run(shapes((50, 100))) == [4, 4]
+    assert asyncio.run(shapes((50, 1000))) == [8]
 
 
 def test_a_large_call_runs_in_parts_without_padding_and_others_take_turns():

@@ -15,13 +15,14 @@ NEWEST = 0.2  # weight of the newest run of a size
 SHARE = 0.1  # of a run's seconds that the fixed part may be: larger batches would save less than that
 LONGEST = 0.05  # seconds that a run should not take, so that others get their turn
 REFIT = 8  # runs between two fits
+REACH = 2.0  # times the largest run that was seen: a larger one is not made, since the fit says little of it and the memory it takes stays
 
 
 class Cost:
     """The cost of one graph. Until two sizes were seen, calls are neither merged nor divided."""
 
     def __init__(self) -> None:
-        self.fixed, self.each, self.runs = 0.0, 0.0, 0
+        self.fixed, self.each, self.runs, self.largest = 0.0, 0.0, 0, 0.0
         self._seen: dict[int, tuple[float, float]] = {}  # by size class: cells and seconds, newest first in weight
 
     @property
@@ -34,8 +35,8 @@ class Cost:
         return self.fixed + self.each * cells
 
     def cells(self, seconds: float) -> float:
-        """How many cells a run of so many seconds has."""
-        return max(1.0, (seconds - self.fixed) / max(self.each, 1e-9))
+        """How many cells a run of so many seconds has, as far as that is known."""
+        return min(max(1.0, (seconds - self.fixed) / max(self.each, 1e-9)), REACH * max(1.0, self.largest))
 
     def budget(self) -> float:
         """Seconds that a merged run should take at most."""
@@ -43,6 +44,7 @@ class Cost:
 
     def add(self, cells: float, seconds: float) -> None:
         """One run."""
+        self.largest = max(self.largest, cells)
         size = round(2 * math.log2(max(cells, 1)))
         before = self._seen.get(size)
         weight = NEWEST if before else 1.0

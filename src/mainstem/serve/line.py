@@ -160,7 +160,7 @@ class Line:
         if not mates:
             return group
         cost = head.graph.shared.cost
-        budget = cost.budget() if cost.known else LONGEST
+        room = cost.cells(cost.budget()) if cost.known else 0.0
         rows, lengths, each, cells, seconds = head.count, head.lengths, head.steps, head.cells, head.seconds
         for mate in sorted(itertools.islice(mates, NEAREST), key=lambda one: (abs(one.steps - head.steps), one.due)):
             if mate.lengths == lengths:
@@ -170,7 +170,7 @@ class Line:
                 most = steps(head.graph.shared.inputs, wider, head.graph.shared.caches)
             together = cost.seconds((rows + mate.count) * most)
             padded = (rows + mate.count) * most > cells + mate.cells
-            if rows + mate.count > MOST_ROWS or (cost.known and together > budget):
+            if rows + mate.count > MOST_ROWS or (cost.known and (rows + mate.count) * most > room):
                 break
             if padded and (not cost.known or together > seconds + mate.seconds):
                 break
