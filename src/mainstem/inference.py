@@ -93,7 +93,6 @@ class Processors:
 class Memo:
     """What several models that are asked for the same rows need do only once: reading them, and encoding them for equal encoders."""
 
-    ids: Mapping[int, str]  # by id(Input): its encode_id
     tables: list[tuple[tuple[Column, ...], tuple[int, Table, dict[int, MainstemError]]]] = field(default_factory=list)
     arrays: dict[Any, tuple[dict[str, Array], Any]] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)  # held, so that no id is given twice
@@ -111,7 +110,7 @@ class Memo:
     def encoded(self, each: Input, examples: Sequence[Example]) -> tuple[dict[str, Array], Any]:
         """The arrays of one input: the same objects for every model that encodes alike, so that their calls are seen to be identical."""
         values = [example.values[name] for name in each.columns for example in examples]
-        key = (self.ids[id(each)], *map(id, values))
+        key = (each.encode_id, *map(id, values))
         if key not in self.arrays:
             self.values.append(values)
             self.arrays[key] = encode_input(each, examples)
@@ -371,7 +370,7 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
     failed: dict[int, MainstemError] = {}
 
     def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
-        count, table, errors = (memo or Memo({})).parsed(pipeline, rows)
+        count, table, errors = (memo or Memo()).parsed(pipeline, rows)
         examples, size = pipeline.examples(table), PART if any(each.backbone for each in pipeline.artifact.inputs) else 16 * PART
         parts = chunked(len(examples), processors.lengths(examples), size)
         return count, table, errors, examples, seeds_of(examples, table), list(parts)

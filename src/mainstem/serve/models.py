@@ -321,7 +321,7 @@ class Models:
                 alike.setdefault((served.line, served.pipeline.reads), []).append(served)
             except MainstemError as error:
                 found[served.name] = error
-        memo = Memo({id(each): each.encode_id for served in chosen for each in served.pipeline.artifact.inputs})
+        memo = Memo()
 
         async def answered(group: Sequence[Served]) -> None:
             once = _Once(ticket)
