@@ -31,14 +31,16 @@ def overload(count, folder, seconds):
     late = serving.percentile([answer[1] for answer in refused], 0.5)
     settled = [answer for answer in after if answer[0] - after[0][0] > min(5, seconds / 2)]
     rate = len(serving.good(during)) / (seconds + QUEUE)
-    count(all(answer[2] == 200 for answer in before), "refused where there was room")
+    count.timely(all(answer[2] == 200 for answer in before), "refused where there was room")
     other = [answer[2:] for answer in refused if answer[2] != 503]
     count(refused and not other, f"other than refused: {other[:3]}")
     count(all(int(answer[3].get("retry-after", 0)) >= 1 for answer in refused if answer[2] == 503), "no Retry-After")
-    count(loaded <= 2 * usual + QUEUE, f"p99 {loaded:.3f} s, usually {usual:.3f} s")
-    count(late <= 0.05, f"refused after {late:.3f} s")
-    count(rate >= 0.8 * capacity, f"{rate:.0f} a second of {capacity:.0f}")
-    count(all(answer[2] == 200 for answer in settled), "still refusing")
+    count(serving.good(during), "none was let in")
+    count.timely(loaded <= 2 * usual + QUEUE, f"p99 {loaded:.3f} s, usually {usual:.3f} s")
+    count.timely(late <= 0.05, f"refused after {late:.3f} s")
+    count.timely(rate >= 0.8 * capacity, f"{rate:.0f} a second of {capacity:.0f}")
+    count.timely(all(answer[2] == 200 for answer in settled), "still refusing after five seconds")
+    count(any(answer[2] == 200 for answer in after[-5:]), "still refusing")
     return {
         "usual_p99": round(usual, 4),
         "overloaded_p99": round(loaded, 4),

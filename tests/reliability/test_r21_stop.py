@@ -77,7 +77,7 @@ def stop(count, folder, after, times=1):
         seen, code, took = asyncio.run(together())
     count(seen, "it was ready until it was gone")
     count(code == 0, f"exit {code}")
-    count(took < (30 if times == 1 else 5), f"it took {took:.1f} s")
+    count.timely(took < (30 if times == 1 else 5), f"it took {took:.1f} s")
     count(times > 1 or (not lost and answered), f"lost {lost[:2]}")
     count(serving.gone(pids), "a process stayed")
     return took
