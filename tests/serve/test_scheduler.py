@@ -290,6 +290,27 @@ def test_a_slow_model_does_not_starve_a_fast_one():
     assert max(i for i, name in enumerate(order) if name == "fast") < 12
 
 
+def test_the_oldest_goes_first_until_its_model_is_far_ahead():
+    async def run():
+        bench, sums = Bench(queue=60), Sums()
+        graph, order = bench.graph(sums, cost=(0.0, 1e-3)), []
+
+        async def ask(name, i):
+            await bench.ask(graph, call([i] * 10), name)
+            order.append(name)
+
+        sums.gate.clear()
+        asked = [asyncio.create_task(ask(name, i)) for i, name in enumerate("aaabc" + "d" * 30 + "e")]
+        await asyncio.sleep(0.02)
+        sums.gate.set()
+        await asyncio.gather(*asked)
+        return "".join(order)
+
+    order = asyncio.run(run())
+    assert order.startswith("aaabc")
+    assert 15 < order.index("e") < 30  # d is let 100 ms ahead, ten of its calls and those under way
+
+
 def test_what_nobody_waits_for_is_never_run():
     async def run():
         bench, sums = Bench(), Sums()

@@ -1,8 +1,8 @@
 """The calls that wait for one engine: whose turn it is, what runs as one, and how long a new request would wait.
 
-Models take turns by the seconds that they used (start-time fair queueing, Goyal et al. 1996), so that a slow one does not
-starve a fast one; within a model a call is due the later the more its request asked before, so that a request of a thousand
-rows does not make one of a single row wait for its end.
+The oldest call goes first, but a model that used more seconds than another by some leeway waits for it (after start-time fair
+queueing, Goyal et al. 1996), so that a slow one does not starve a fast one; within a model a call is due the later the more its
+request asked before, so that a request of a thousand rows does not make one of a single row wait for its end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MOST_ROWS = 1024  # of one run
 NEAREST = 16  # calls that wait longest, among which a call finds its mates: more would jump the queue
 LATER = 8.0  # a call is due so many times the seconds after its request came as the request has asked for
 LARGE = 4 * LONGEST  # seconds of a request from which on it lets smaller ones go first
+LEEWAY = 2 * LONGEST  # seconds that a model may use more than another before it waits for it: as much comes by chance
 WAITED = 0.2  # weight of the newest request in what a model's row is expected to cost
 
 
@@ -73,7 +74,7 @@ class Line:
         others = [flow for flow in self.flows.values() if flow is not own and (flow.owed > 0 or flow.large)]
         total = own.left() + sum(flow.left() for flow in others)
         first = max(own.row, min(seconds, LONGEST))  # what it asks first: a row, or a few
-        turns = own.before(first, now) * (len(others) + 1) + LONGEST * len(others)
+        turns = own.before(first, now) * (len(others) + 1) + (LONGEST + LEEWAY) * len(others)
         back = float(self.engine.back_in())
         return min(total, turns) / self.engine.lanes + back, (total + seconds * (total > LONGEST)) / self.engine.lanes + back
 
@@ -129,17 +130,20 @@ class Line:
             self.engine.free(handle)
 
     def _next(self) -> Asked | None:
-        """The call whose turn it is."""
+        """The call whose turn it is: that which is due first, of the models that are not ahead of the others."""
         while self._busy:
-            name = min(self._busy, key=lambda each: self.flows[each].used)
-            flow = self.flows[name]
-            while flow.waiting:
-                asked = heapq.heappop(flow.waiting)[2]
-                if asked.state == "waiting":
-                    self._now = max(self._now, flow.used)
-                    self._taken(asked)
-                    return asked
-            self._busy.discard(name)
+            least = min(self.flows[name].used for name in self._busy)
+            heads = {name: self.flows[name] for name in self._busy if self.flows[name].used <= least + LEEWAY}
+            for name, flow in heads.items():
+                while flow.waiting and flow.waiting[0][2].state != "waiting":
+                    heapq.heappop(flow.waiting)
+                if not flow.waiting:
+                    self._busy.discard(name)
+            if found := [flow for flow in heads.values() if flow.waiting]:
+                self._now = max(self._now, least)
+                asked = heapq.heappop(min(found, key=lambda flow: flow.waiting[0][:2]).waiting)[2]
+                self._taken(asked)
+                return asked
         return None
 
     def _taken(self, asked: Asked) -> None:
