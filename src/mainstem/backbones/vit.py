@@ -1,6 +1,7 @@
 """Vision transformer by name, without weights: vit-tiny, vit-small, vit-base (Dosovitskiy et al. 2020, arXiv:2010.11929).
 
-timm builds them. "pooled" is the class token. With weights from the hub it is timm:vit_small_patch16_224.
+timm builds them. "pooled" is the mean of the patches (Zhai et al. 2022, arXiv:2106.04560), from which a probe reads more than from the
+class token, whatever they were pretrained by (docs/log.md). With weights from the hub it is timm:vit_small_patch16_224.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def fresh(ref: Ref) -> timm.Config:
         raise MainstemError(f"pictures of {size} pixels an edge cannot be cut into few enough patches", do="Set size to a multiple of 16.")
     width, rest = KNOWN[name]
     parameters = rest + width * (3 * patch**2 + (size // patch) ** 2 + 1)
-    return timm.new(f"vit_{name}_patch16_224", size, width, width, parameters, img_size=size, patch_size=patch)
+    pooling = {"global_pool": "avg", "fc_norm": False}  # after the last norm, so that the map is normalised too
+    return timm.new(f"vit_{name}_patch16_224", size, width, width, parameters, img_size=size, patch_size=patch, **pooling)
 
 
 plugin = timm.Timm(fresh)
