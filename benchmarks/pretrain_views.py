@@ -31,7 +31,12 @@ TOKENS, PIXELS = 64, 56
 TEXTS = {"objective": "contrastive", "settings": {"length": TOKENS}, "training": {"steps": 100}, "evaluate_every": 25}
 VIT = {"backbone": "vit-tiny", "backbone_settings": {"size": PIXELS}, "evaluate_every": 100}
 PICTURES = {
-    "contrastive": {"objective": "contrastive", "settings": {"flip": False, "crop": 0.5}, **VIT, "training": {"steps": 2000, "batch_size": 32}},
+    "contrastive": {
+        "objective": "contrastive",
+        "settings": {"flip": False, "crop": 0.5},
+        **VIT,
+        "training": {"steps": 1000, "batch_size": 32},
+    },
     "masked-image": {"objective": "masked-image", "settings": {"flip": False, "crop": 0.6}, **VIT, "training": {"steps": 4000}},
 }
 

@@ -14,7 +14,7 @@ from mainstem.contracts import Material, Ref, State
 from mainstem.errors import MainstemError
 from mainstem.modalities import text as modality
 from mainstem.nn import contrast
-from mainstem.objectives import contrastive
+from mainstem.objectives import _neighbours, contrastive
 from mainstem.training.loop import tensors
 
 WORDS = "river stone cloud paper engine window garden letter market summer 河流 石头 云朵".split()
@@ -159,6 +159,51 @@ def test_parts_of_a_text_are_all_of_it_and_dropout_sees_it_twice(kinds, folder, 
     assert not np.array_equal(*(arrays["ids"][:, :3] for arrays in twice.take(True, np.arange(5), None)))
 
 
+class Windows(list):
+    """Token files in memory."""
+
+    @property
+    def lengths(self):
+        return np.array([len(ids) for ids in self])
+
+    def take(self, indices):
+        return [(self[i], None) for i in indices]
+
+
+def test_a_text_is_averaged_with_those_that_share_its_words():
+    rng = np.random.default_rng(0)
+    topics = [np.arange(10, 30), np.arange(30, 50)]
+    texts = [rng.choice(topics[i % 2], 3 + i % 7) for i in range(100)]
+    parts = Windows(texts[:90]), Windows([*texts[90:], np.array([77])])  # and one that shares a word with none
+    own = {
+        ids.tobytes(): functional.normalize(torch.randn(8, generator=torch.Generator().manual_seed(i)), dim=0)
+        for i, ids in enumerate([*parts[0], *parts[1]])
+    }
+
+    made = _neighbours.averages(parts, lambda ids: 3 * np.stack([own[one.tobytes()].numpy() for one in ids]))
+    assert made.shape == (101, 8)
+    alone = np.stack([own[ids.tobytes()].numpy() for ids in [*parts[0], *parts[1]]])
+    np.testing.assert_allclose(made[-1], alone[-1], atol=1e-6)
+    likeness = _neighbours._Words(list(parts[0])).likeness(list(parts[0]))
+    np.fill_diagonal(likeness, 0)
+    for i in (0, 17, 89):
+        near = [j for j in np.argsort(-likeness[i])[: _neighbours.NEAREST] if likeness[i, j] > 0]
+        assert len(near) > 10
+        assert all(j % 2 == i % 2 for j in near)
+        wanted = alone[i] + alone[near].mean(0)
+        np.testing.assert_allclose(made[i], wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+def test_a_text_is_led_to_where_its_average_lies():
+    torch.manual_seed(0)
+    wanted, others = (functional.normalize(torch.randn(n, 8), dim=1) for n in (4, 50))
+    factor = torch.tensor(5.0)
+    there, away = contrast.likeness(wanted, wanted, others, factor), contrast.likeness(wanted.roll(1, 0), wanted, others, factor)
+    entropy = -((factor * wanted @ others.T).softmax(1) * (factor * wanted @ others.T).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(there, entropy)
+    assert there < away
+
+
 def test_pairs_stay_together(kinds):
     source = kinds["pairs"].source
     tokenizer = source.reader.tokenizer
@@ -196,7 +241,8 @@ def test_what_does_not_go_together_is_told(folder, tmp_path):
         (Material(data, ("title",), backbone=CNN), {}, "reads no tokens"),
         (Material(data, backbone=BERT), {}, "several of the columns"),
         (Material(data, ("picture", "title"), towers=towers), {"projection": 0}, "two widths"),
-        (Material(data, ("title",), backbone=BERT), {"views": "spans"}, "Known: dropout, parts"),
+        (Material(data, ("title",), backbone=BERT), {"views": "spans"}, "Known: dropout, neighbours, parts"),
+        (Material(data, ("title",), backbone=BERT), {"views": "neighbours"}, "has learned nothing yet"),
         (Material(data, ("title",), backbone=BERT), {"temperature": -1}, "no number from 0 up"),
         (Material(data, ("title",), backbone=BERT), {"length": 2}, "hold no text"),
     ]

@@ -24,7 +24,7 @@ TRAINING = {"steps": 6, "batch_size": 8, "precision": "float32", "checkpoint_eve
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Dark and light pictures, a tiny vision transformer with weights, and a table of captions with their pictures."""
+    """Dark and light pictures, a table of captions with their pictures, a tiny vision transformer and a tiny BERT with weights."""
     folder, rng = tmp_path_factory.mktemp("views"), np.random.default_rng(0)
     rows = []
     for number in range(48):
@@ -38,6 +38,15 @@ def folder(tmp_path_factory):
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([["picture", "title", "body", "label"], *rows])
     brought(folder / "vit")
+    learned = {
+        "objective": "contrastive",
+        "data": str(folder / "rows.csv"),
+        "inputs": ["title"],
+        "backbone": "bert",
+        "backbone_settings": BERT,
+    }
+    made = api.pretrain(config={**learned, "settings": {"held_out": 0.25}, "training": {**TRAINING, "steps": 1}}, out=folder / "learned")
+    made.backbone.rename(folder / "bert")
     return folder
 
 
@@ -62,6 +71,7 @@ def tree(folder, kind):
         "masked": {"objective": "masked-image", "data": str(folder / "pictures"), "backbone": f"timm:{folder / 'vit'}"},
         "pictures": {"objective": "contrastive", "data": str(folder / "pictures"), "backbone": f"timm:{folder / 'vit'}"},
         "texts": {"objective": "contrastive", **texts, "inputs": ["body"]},
+        "neighbours": {"objective": "contrastive", **texts, "inputs": ["body"], "backbone": str(folder / "bert"), "backbone_settings": {}},
         "pairs": {"objective": "contrastive", **texts, "inputs": ["title", "body"]},
         "captions": {
             "objective": "contrastive",
@@ -71,10 +81,11 @@ def tree(folder, kind):
             "backbone_settings": {"text": BERT},
         },
     }
-    return {**kinds[kind], "settings": {"held_out": 0.25}, "training": TRAINING, "evaluate_every": 3}
+    settings = {"held_out": 0.25, **({"views": "neighbours"} if kind == "neighbours" else {})}
+    return {**kinds[kind], "settings": settings, "training": TRAINING, "evaluate_every": 3}
 
 
-KINDS = ("masked", "pictures", "texts", "pairs", "captions")
+KINDS = ("masked", "pictures", "texts", "neighbours", "pairs", "captions")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -166,7 +177,7 @@ def test_a_backbone_is_loaded_by_its_own_library_and_by_train(whole, folder, tmp
     assert made.model.predict([{"body": "coal ink", "picture": (folder / "pictures/dark/0.png").read_bytes()}])[0]["prediction"] in WORDS
 
 
-@pytest.mark.parametrize("kind", ["texts", "captions", "masked"])
+@pytest.mark.parametrize("kind", ["texts", "neighbours", "captions", "masked"])
 def test_a_batch_in_parts_gives_the_same_weights(folder, tmp_path, kind):
     config = tree(folder, kind)
     config["training"] = {**TRAINING, "optimizer": "sgd", "lr": 0.1, "steps": 3}

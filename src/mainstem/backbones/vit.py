@@ -6,6 +6,8 @@ class token, whatever they were pretrained by (docs/log.md). With weights from t
 
 from __future__ import annotations
 
+from typing import Any
+
 from mainstem.backbones import _picture, timm
 from mainstem.contracts import Ref
 from mainstem.errors import MainstemError
@@ -23,7 +25,7 @@ def fresh(ref: Ref) -> timm.Config:
         raise MainstemError(f"pictures of {size} pixels an edge cannot be cut into few enough patches", do="Set size to a multiple of 16.")
     width, rest = KNOWN[name]
     parameters = rest + width * (3 * patch**2 + (size // patch) ** 2 + 1)
-    pooling = {"global_pool": "avg", "fc_norm": False}  # after the last norm, so that the map is normalised too
+    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": False}  # after the last norm, so that the map is normalised too
     return timm.new(f"vit_{name}_patch16_224", size, width, width, parameters, img_size=size, patch_size=patch, **pooling)
 
 

@@ -78,6 +78,14 @@ def info_nce(first_BP: Tensor, second_BP: Tensor, factor: Tensor, *, one_space: 
         return (functional.cross_entropy(sides[0], partner) + functional.cross_entropy(sides[1], partner)) / 2
 
 
+def likeness(first_BP: Tensor, wanted_BP: Tensor, others_MP: Any, factor: Tensor) -> Tensor:
+    """The cross entropy of each point's likenesses to M others, as a distribution, from those of the point where it should be, a scalar."""
+    with torch.autocast("cpu", enabled=False):
+        others_PM = torch.as_tensor(others_MP).T
+        wanted_BM = (factor.detach() * wanted_BP.float() @ others_PM).softmax(1)
+        return functional.cross_entropy(factor * first_BP.float() @ others_PM, wanted_BM)
+
+
 def found(first_BP: Tensor, second_BP: Tensor) -> Tensor:
     """The share of points whose nearest one of the other side is their partner, over both ways, a scalar."""
     across_BB = first_BP @ second_BP.T

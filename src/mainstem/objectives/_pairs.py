@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mainstem import registry
 from mainstem.contracts import Array, Arrays, Info, Material, Ref, State
 from mainstem.data import pictures
 from mainstem.data import tokens as token_files
@@ -16,18 +17,20 @@ from mainstem.data.texts import BETWEEN, Pairs, Texts
 from mainstem.data.tokens import Recipe, Tokens
 from mainstem.errors import MainstemError
 from mainstem.modalities import image
-from mainstem.objectives import _album
+from mainstem.objectives import _album, _neighbours
 from mainstem.objectives._reader import Reader
 
-VIEWS = ("parts", "dropout")
+VIEWS = ("parts", "dropout", "neighbours")
 Random = np.random.Generator
 Sides = tuple[Arrays, Arrays]  # what the networks take: the first of each pair, and the second
 _LEAST, _MOST = 0.25, 0.75  # of a text, where it is cut in two
 _HELD_OUT = 10  # seed of the views of held-out pictures
+_OTHERS = 4096  # averages that those of a batch are told from, at most
 
 
 class Source:
-    """Pairs of one kind. `towers`: the modality of the backbone that reads the first of a pair, and the second.
+    """Pairs of one kind. `towers`: the modality of the backbone that reads the first of a pair, and the second; "": none does, since
+    "features" are given.
 
     read: backbones by modality, with what was found out about them. parts: what is learned from, and what is held out; sizes: how many
     pairs each of them has. taken: the share of the rows that were looked at. lengths: of the pairs to learn from, in tokens, looked up
@@ -67,6 +70,45 @@ class TextViews(Source):
             firsts.append(np.append(prefix, first))
             seconds.append(np.append(prefix, second))
         return self.reader.arrays(firsts), self.reader.arrays(seconds)
+
+
+class TextNeighbours(TextViews):
+    """A text beside the average of what the brought backbone makes of it and of its neighbours. others: some such averages [M, D]."""
+
+    towers = ("text", "")
+
+    def __init__(self, texts: Texts, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
+        super().__init__(texts, ref, material, settings)
+        if not self.reader.info.pretrained:
+            raise MainstemError(
+                f"'{ref.text}' has learned nothing yet that could be averaged over neighbours",
+                where="settings.views",
+                do="Name a backbone with weights, or another view: parts, dropout.",
+            )
+        path = material.folder / f"neighbours-{self.reader.room}.float32"
+        self.averages = _neighbours.targets(self.parts, _frozen(self.reader), path, material)
+        spread = np.linspace(0, self.sizes[0] - 1, min(_OTHERS, self.sizes[0])).round().astype(np.int64)
+        self.others = self.averages[0][spread]
+
+    def take(self, held_out: bool, indices: Array, rng: Random | None) -> Sides:
+        """The texts at `indices`, and their averages as "features" (float32 [rows, D])."""
+        ids = [ids for ids, _ in self.parts[held_out].take(indices)]
+        return self.reader.arrays(ids), {"features": self.averages[held_out][indices]}
+
+
+def _frozen(reader: Reader) -> _neighbours.Read:
+    import torch
+
+    plugin = registry.load("backbones", reader.ref.family).plugin
+    module = plugin.build(reader.ref).eval()
+
+    def read(ids: list[Array]) -> Array:
+        arrays = {name: torch.from_numpy(array) for name, array in reader.arrays(ids).items()}
+        with torch.inference_mode():
+            made: Array = plugin.forward(module, arrays)[reader.info.pooled].float().numpy()
+        return made
+
+    return read
 
 
 class TextPairs(Source):

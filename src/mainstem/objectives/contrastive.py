@@ -2,7 +2,7 @@
 
 What DATA holds says which. One backbone reads both sides of a pair, and the published special cases are SimCLR (pictures), SimCSE (Gao et
 al. 2021, arXiv:2104.08821: a text with two draws of dropout) and the parts of a text (Izacard et al. 2021, Contriever, arXiv:2112.09118);
-or each side has a backbone of its own, and two come out (CLIP).
+or a text is to be found where its neighbours are (_neighbours.py); or each side has a backbone of its own, and two come out (CLIP).
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from mainstem.objectives._streams import Looked, Passes
 
 _SIDES = ("first", "second")
 # by kind: temperature (0: learned), channels of the space (0: those of the backbone), whether both sides are of one kind
-_SUITED = {"texts": (0.05, 0, True), "pairs": (0.05, 0, False), "pictures": (0.2, 128, True), "captions": (0.0, 128, False)}
+_SUITED = {
+    "texts": (0.05, 0, True),
+    "neighbours": (0.05, 0, False),
+    "pairs": (0.05, 0, False),
+    "pictures": (0.2, 128, True),
+    "captions": (0.0, 128, False),
+}
 _START = 0.07  # where a temperature that is learned begins
 
 
@@ -32,7 +38,7 @@ class Contrastive(Objective):
 
     batch_coupled, in_parts, reads = True, True, "texts or pictures"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "views": "parts",  # of one text: parts, or dropout
+        "views": "parts",  # of one text: parts, or dropout; neighbours: what a brought backbone makes of those that share its words
         "temperature": None,  # 0: learned; by default 0.05 for texts, 0.2 for pictures, learned between the two
         "projection": None,  # channels that pairs are compared in, 0: the features themselves; by default 128 where there are pictures
         "length": 0,  # tokens of a text; 0: as many as the backbone takes by default
@@ -58,12 +64,14 @@ class Contrastive(Objective):
     def open(self, material: Material) -> None:
         """See what the data holds, and read it by the backbones. Raises MainstemError where they do not fit together."""
         kind, data = _pairs.kind_of(material)
+        if kind == "texts" and self.settings["views"] == "neighbours":
+            kind = "neighbours"
         if kind == "captions":
             source: Any = _pairs.Captions(data, _two(material), material, self.settings)
         else:
             ref = _one(material, "vit" if kind == "pictures" else "bert")
-            family = {"texts": _pairs.TextViews, "pairs": _pairs.TextPairs, "pictures": _pairs.PictureViews}[kind]
-            source = family(data, ref, material, self.settings)
+            families = {"texts": _pairs.TextViews, "neighbours": _pairs.TextNeighbours, "pairs": _pairs.TextPairs}
+            source = {**families, "pictures": _pairs.PictureViews}[kind](data, ref, material, self.settings)
         self.source, self.kind, self.taken = source, kind, source.taken
         self.plugins = {name: registry.load("backbones", read.ref.family).plugin for name, read in source.read.items()}
 
@@ -88,6 +96,8 @@ class Contrastive(Objective):
         temperature = temperature if self.settings["temperature"] is None else float(self.settings["temperature"])
         projection = projection if self.settings["projection"] is None else int(self.settings["projection"])
         widths = {name: read.info.features[read.info.pooled].width for name, read in self.source.read.items()}
+        if projection and self.kind == "neighbours":
+            raise MainstemError("neighbours are compared by the features themselves", where="settings.projection", do="Leave it out.")
         if not projection and len(set(widths.values())) > 1:
             raise MainstemError("features of two widths cannot be compared", where="settings.projection", do="For example 128.")
         made = {f"backbone.{name}": plugin.build(self.source.read[name].ref) for name, plugin in self.plugins.items()}
@@ -102,6 +112,9 @@ class Contrastive(Objective):
 
         output = {"factor": networks["head"].factor()}
         for side, tower in zip(_SIDES, self.source.towers, strict=True):
+            if not tower:
+                output[side] = batch.inputs[side]["features"]
+                continue
             run = partial(self._pooled, networks[f"backbone.{tower}"], tower)
             features = contrast.features(run, batch.inputs[side], int(batch.meta.get("parts", 1)))
             output[side] = networks["head"](features, tower)
@@ -111,9 +124,11 @@ class Contrastive(Objective):
         return self.plugins[tower].forward(module, arrays)[self.source.read[tower].info.pooled]
 
     def loss(self, output: Mapping[str, Any], batch: Any) -> Any:
-        """InfoNCE, both ways."""
+        """InfoNCE, both ways; of neighbours the cross entropy of a text's likenesses to the averages of others."""
         from mainstem.nn import contrast
 
+        if self.kind == "neighbours":
+            return contrast.likeness(output["first"], output["second"], self.source.others, output["factor"])
         return contrast.info_nce(output["first"], output["second"], output["factor"], one_space=_SUITED[self.kind][2])
 
     def measure(self, output: Mapping[str, Any], batch: Any) -> dict[str, float]:
