@@ -8,7 +8,6 @@ from typing import Any
 
 from mainstem.backbones import _hub, _own, _tokens, hf
 from mainstem.contracts import Info, Ref
-from mainstem.errors import MainstemError, suggest
 
 DEFAULTS = {
     "width": 0,  # 0: of the size
@@ -77,17 +76,8 @@ def _config(ref: Ref) -> dict[str, Any]:
     """The config as transformers writes it."""
     if ref.folder:
         return _hub.read(ref.folder).config
-    s, size = _settings(ref), ref.variant or "tiny"
-    if size not in SIZES:
-        raise MainstemError(f"there is no bert of the size '{size}'", do=suggest(f"bert-{size}", [f"bert-{name}" for name in SIZES]))
-    layers, width = s["layers"] or SIZES[size][0], s["width"] or SIZES[size][1]
-    heads = s["heads"] or max(1, width // 64)
-    if layers < 1 or heads < 1 or width < 1 or width % heads:
-        raise MainstemError(
-            f"a width of {width} cannot be parted among {heads} heads, or there are no {layers} layers",
-            where=f"backbone '{ref.text}'",
-            do="Choose a width that is a multiple of the heads.",
-        )
+    s = _settings(ref)
+    layers, width, heads = _tokens.shape(ref, s, SIZES)
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
