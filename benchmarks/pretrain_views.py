@@ -5,8 +5,8 @@
 texts: `contrastive` goes on from MiniLM on the texts of debsections/train.csv, labels left out; then probes on 1,000 labels, judged by
 debsections/test.csv. pictures: `contrastive` and `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of
 scikit-learn's digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where
-it goes on from when it is started again. Nothing was chosen on the files that judge: the settings are the objectives' own, but for size
-and length, which the time that a run may take decides.
+it goes on from when it is started again. Nothing was chosen on the files that judge: views, rates and steps were chosen on other rows of the
+training files (docs/log.md), size and length by the time that a run may take.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from mainstem import api, registry
 
 LABELS, DIGITS, DIGIT_LABELS, SEED = 1000, 1300, 500, 0
 TOKENS, PIXELS = 64, 56
-TEXTS = {"objective": "contrastive", "settings": {"length": TOKENS}, "training": {"steps": 100}, "evaluate_every": 25}
+TEXTS = {
+    "objective": "contrastive",
+    "settings": {"length": TOKENS, "views": "neighbours"},
+    "training": {"steps": 200, "batch_size": 32, "lr": 8e-5},
+    "evaluate_every": 50,
+}
 VIT = {"backbone": "vit-tiny", "backbone_settings": {"size": PIXELS}, "evaluate_every": 100}
 PICTURES = {
     "contrastive": {
