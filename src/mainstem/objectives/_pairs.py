@@ -78,13 +78,13 @@ class TextNeighbours(TextViews):
     towers = ("text", "")
 
     def __init__(self, texts: Texts, ref: Ref, material: Material, settings: Mapping[str, Any]) -> None:
-        super().__init__(texts, ref, material, settings)
-        if not self.reader.info.pretrained:
+        if not registry.load("backbones", ref.family).plugin.describe(ref).pretrained:
             raise MainstemError(
                 f"'{ref.text}' has learned nothing yet that could be averaged over neighbours",
                 where="settings.views",
                 do="Name a backbone with weights, or another view: parts, dropout.",
             )
+        super().__init__(texts, ref, material, settings)
         path = material.folder / f"neighbours-{self.reader.room}.float32"
         self.averages = _neighbours.targets(self.parts, _frozen(self.reader), path, material)
         spread = np.linspace(0, self.sizes[0] - 1, min(_OTHERS, self.sizes[0])).round().astype(np.int64)
