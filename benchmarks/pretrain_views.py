@@ -1,12 +1,13 @@
 """What pretraining on pictures and pairs buys a probe, beside the backbone before it and the honest alternative with the same labels.
 
-    python benchmarks/pretrain_views.py --data FOLDER --runs FOLDER [--minilm FOLDER] [--only texts|pictures] [--json FILE]
+    python benchmarks/pretrain_views.py --data FOLDER --runs FOLDER [--minilm FOLDER] [--only texts|pictures]
+        [--objective NAME…] [--json FILE]
 
 texts: `contrastive` goes on from MiniLM on the texts of debsections/train.csv, labels left out; then probes on 1,000 labels, judged by
 debsections/test.csv. pictures: `contrastive` and `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of
 scikit-learn's digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where
-it goes on from when it is started again. Nothing was chosen on the files that judge: views, rates and steps were chosen on other rows of the
-training files (docs/log.md), size and length by the time that a run may take.
+it goes on from when it is started again. Nothing was chosen on the files that judge: views, rates and steps were chosen on other rows of
+the training files (docs/log.md), size and length by the time a run may take.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def pictures(options, save):
         stamps[row["split"]].append({"image": str((options.data / "stamps" / row["image"]).resolve()), "label": row["label"]})
     unlabelled = write(options.runs / "pictures.jsonl", [{"image": row["image"]} for row in [*drawn[:DIGITS], *stamps["train"]]])
     report, backbones = {"pretraining": {}, "accuracy": {}}, {}
-    for name, config in PICTURES.items():
+    for name in options.objective:
+        config = PICTURES[name]
         made, report["pretraining"][name] = pretrained(config, unlabelled, options.runs / name)
         backbones[name] = made.backbone
     for data, rows, test in (("digits", drawn[:DIGIT_LABELS], drawn[DIGITS:]), ("stamps", stamps["train"], stamps["test"])):
@@ -157,6 +159,7 @@ def main():
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--minilm", type=Path)
     parser.add_argument("--only", choices=("texts", "pictures"))
+    parser.add_argument("--objective", nargs="+", choices=list(PICTURES), default=list(PICTURES), help="of pictures")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     whole = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
