@@ -99,6 +99,13 @@ def test_onnx_runtime_answers_as_torch_does(text, size):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5 * max(1, np.abs(value).max()))
 
 
+def test_a_vit_pools_the_mean_of_its_patches():
+    ref = asked("vit-tiny", size=28)
+    with torch.no_grad():
+        made = plugin(ref).forward(plugin(ref).build(ref).eval(), {"pixels": torch.randn(2, 3, 28, 28)})
+    torch.testing.assert_close(made["pooled"], made["map"].mean((1, 2)))
+
+
 def test_a_saved_vit_is_read_by_its_name_as_a_folder_and_by_timm(tmp_path):
     import timm
 

@@ -243,6 +243,7 @@ def test_what_does_not_go_together_is_told(folder, tmp_path):
         (Material(data, ("picture", "title"), towers=towers), {"projection": 0}, "two widths"),
         (Material(data, ("title",), backbone=BERT), {"views": "spans"}, "Known: dropout, neighbours, parts"),
         (Material(data, ("title",), backbone=BERT), {"views": "neighbours"}, "has learned nothing yet"),
+        (Material(data, ("title",), backbone=BERT), {"views": "neighbours", "projection": 8}, "by the features themselves"),
         (Material(data, ("title",), backbone=BERT), {"temperature": -1}, "no number from 0 up"),
         (Material(data, ("title",), backbone=BERT), {"length": 2}, "hold no text"),
     ]

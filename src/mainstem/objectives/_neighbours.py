@@ -28,14 +28,14 @@ Parts = tuple[Tokens, Tokens]  # to learn from, and held out
 Read = Callable[[list[Array]], Array]  # ids of some texts → their features, float32 [n, D]
 
 
-def targets(parts: Parts, read: Read, path: Path, material: Material) -> tuple[Array, Array]:
+def targets(parts: Parts, frozen: Callable[[], Read], path: Path, material: Material) -> tuple[Array, Array]:
     """The averages of the texts to learn from and of the held-out ones (float32 [N, D], rows of length 1), made once and kept in `path`.
 
-    Raises KeyboardInterrupt once `material.stopped` says so.
+    frozen: builds the backbone that reads. Raises KeyboardInterrupt once `material.stopped` says so.
     """
     if not path.is_file():
         material.say(f"first the features of {sum(map(len, parts)):,} texts are found, and for each of them the texts nearest by words")
-        files.write_bytes(path, averages(parts, read, material.stopped).astype("<f4").tobytes())
+        files.write_bytes(path, averages(parts, frozen(), material.stopped).astype("<f4").tobytes())
     found = np.fromfile(path, "<f4").reshape(sum(map(len, parts)), -1)
     return found[: len(parts[0])], found[len(parts[0]) :]
 

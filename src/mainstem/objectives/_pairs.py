@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,7 +87,7 @@ class TextNeighbours(TextViews):
             )
         super().__init__(texts, ref, material, settings)
         path = material.folder / f"neighbours-{self.reader.room}.float32"
-        self.averages = _neighbours.targets(self.parts, _frozen(self.reader), path, material)
+        self.averages = _neighbours.targets(self.parts, partial(_frozen, self.reader), path, material)
         spread = np.linspace(0, self.sizes[0] - 1, min(_OTHERS, self.sizes[0])).round().astype(np.int64)
         self.others = self.averages[0][spread]
 

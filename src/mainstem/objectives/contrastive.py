@@ -65,6 +65,8 @@ class Contrastive(Objective):
         """See what the data holds, and read it by the backbones. Raises MainstemError where they do not fit together."""
         kind, data = _pairs.kind_of(material)
         if kind == "texts" and self.settings["views"] == "neighbours":
+            if self.settings["projection"]:
+                raise MainstemError("neighbours are compared by the features themselves", where="settings.projection", do="Leave it out.")
             kind = "neighbours"
         if kind == "captions":
             source: Any = _pairs.Captions(data, _two(material), material, self.settings)
@@ -96,8 +98,6 @@ class Contrastive(Objective):
         temperature = temperature if self.settings["temperature"] is None else float(self.settings["temperature"])
         projection = projection if self.settings["projection"] is None else int(self.settings["projection"])
         widths = {name: read.info.features[read.info.pooled].width for name, read in self.source.read.items()}
-        if projection and self.kind == "neighbours":
-            raise MainstemError("neighbours are compared by the features themselves", where="settings.projection", do="Leave it out.")
         if not projection and len(set(widths.values())) > 1:
             raise MainstemError("features of two widths cannot be compared", where="settings.projection", do="For example 128.")
         made = {f"backbone.{name}": plugin.build(self.source.read[name].ref) for name, plugin in self.plugins.items()}
