@@ -163,7 +163,7 @@ class Pipeline:
 
     def examples(self, table: Table, *, answers: bool = False) -> list[Example]:
         """What gets a prediction each; answers that the table may hold are not looked at unless they are asked for."""
-        return self.task.examples(table if answers else replace(table, target=None))
+        return self.task.examples(table if answers or table.target is None else replace(table, target=None))
 
     def encode(self, table: Table) -> Batch:
         """Typed rows → arrays, as the graphs take them."""
@@ -280,6 +280,23 @@ def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in joined]
 
 
+class _Seeds(Sequence[int]):
+    """`seeds_of`, found once one is asked for."""
+
+    def __init__(self, examples: Sequence[Example], table: Table) -> None:
+        self._examples, self._table = examples, table
+
+    @cached_property
+    def _found(self) -> list[int]:
+        return seeds_of(self._examples, self._table)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, example: Any) -> Any:
+        return self._found[example]
+
+
 class _Generators(Sequence[np.random.Generator]):
     """One an example, made when it is asked for: most tasks draw nothing, and making one takes longer than decoding a row."""
 
@@ -369,11 +386,11 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
     answers: list[dict[int, Prediction | MainstemError]] = [{} for _ in models]
     failed: dict[int, MainstemError] = {}
 
-    def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[int], list[Array]]:
+    def read() -> tuple[int, Table, dict[int, MainstemError], list[Example], list[Array]]:
         count, table, errors = (memo or Memo()).parsed(pipeline, rows)
         examples, size = pipeline.examples(table), PART if any(each.backbone for each in pipeline.artifact.inputs) else 16 * PART
         parts = chunked(len(examples), processors.lengths(examples), size)
-        return count, table, errors, examples, seeds_of(examples, table), list(parts)
+        return count, table, errors, examples, list(parts)
 
     def encode(part: Array) -> Batch:
         return pipeline.task.encode([examples[i] for i in part], processors)
@@ -388,7 +405,7 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
             if first.took:
                 first.took("encode", time.perf_counter() - began)
             places, well = part.tolist(), [i for i in range(len(models)) if i not in failed]
-            drawn = [seeds[i] for i in places]
+            drawn = _Seeds([examples[i] for i in places], table)
             driven = [(models[i].pipeline.start(batch, models[i].options, drawn), heard(models[i], part)) for i in well]
             for i, made in zip(well, await drive_async(driven), strict=True):
                 if isinstance(made, MainstemError):
@@ -399,7 +416,7 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
                 raise failed[0]  # which ends the other parts
 
     try:
-        count, table, errors, examples, seeds, parts = await aside(read)
+        count, table, errors, examples, parts = await aside(read)
         waiting = iter(parts)
         await (work() if len(parts) == 1 else _together([work() for _ in parts[:PARTS]]))
     except MainstemError as error:
@@ -447,7 +464,7 @@ def at_once(inputs: Sequence[Input]) -> int:
 
 def chunked(rows: int, lengths: Array | None = None, size: int = CHUNK) -> Iterator[Array]:
     """The numbers 0..rows-1 in parts of at most `size`: in order, or from the shortest to the longest by `lengths`."""
-    order = np.arange(rows) if lengths is None else np.argsort(lengths, kind="stable")
+    order = np.arange(rows) if lengths is None or rows < 2 else np.argsort(lengths, kind="stable")
     return (order[start : start + size] for start in range(0, rows, size))
 
 

@@ -28,7 +28,7 @@ class Column:
     kind: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def module(self) -> Any:
         """The module of its kind."""
         return registry.load("modalities", self.kind)
@@ -59,9 +59,10 @@ class Schema:
         typed = {column.name: _parse_column(column, rows, errors) for column in self.columns}
         answers = self._parse_targets(rows, errors, typed) if target and self.targets else None
         good = [i for i in range(len(rows)) if i not in errors]
-        columns = {name: [values[i] for i in good] for name, values in typed.items()}
-        hashes = [row_hash(values[i] for values in typed.values()) for i in good]
-        return Table(columns, None if answers is None else [answers[i] for i in good], hashes, good), errors
+        if errors:
+            typed = {name: [values[i] for i in good] for name, values in typed.items()}
+            answers = None if answers is None else [answers[i] for i in good]
+        return Table(typed, answers, RowHashes(typed, len(good)), good), errors
 
     @cached_property
     def long(self) -> tuple[Column, ...]:
@@ -170,6 +171,27 @@ def checked(text: str) -> str:
     except UnicodeEncodeError:
         raise MainstemError("the text is not valid Unicode (half a surrogate pair)", do="Save it as UTF-8 again.") from None
     return str(text)
+
+
+class RowHashes(Sequence[str]):
+    """The hash of each row of typed columns, found once one is asked for: who only predicts seldom asks."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Value]], rows: int) -> None:
+        self._columns, self._rows = columns, rows
+
+    @cached_property
+    def _found(self) -> list[str]:
+        columns, self._columns = self._columns, {}  # which the table may have let go of
+        return [row_hash(values[i] for values in columns.values()) for i in range(self._rows)]
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._found[row]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._found == list(other)
 
 
 def row_hash(values: Iterable[Value]) -> str:

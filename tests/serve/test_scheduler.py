@@ -202,6 +202,7 @@ def test_functions_of_the_front_that_stack_run_at_once_and_fail_alone():
         bench = Bench()
         Head.ran = 0
         async with bench.scheduler.ticket(bench.line, "a") as ticket:
+            ticket.several = True
             asked = [bench.scheduler.stacked(Head(weight), {"x": np.ones(1)}, ("logits",), ticket) for weight in weights]
             return await asyncio.gather(*asked, return_exceptions=True), Head.ran
 

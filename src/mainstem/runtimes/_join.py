@@ -92,9 +92,9 @@ def _trimmed(array: Array, axes: Sequence[str], own: Mapping[str, int], joined: 
     return array
 
 
-def shared(arrays: Arrays, ports: Mapping[str, Port]) -> dict[str, Array]:
-    """The arrays that are the same for every row: calls may be joined only where these are equal."""
-    return {name: array for name, array in arrays.items() if _batch_axis(ports[name]) is None}
+def common(ports: Mapping[str, Port]) -> list[str]:
+    """The inputs that are the same for every row, sorted: calls may be joined only where these are equal."""
+    return sorted(name for name, port in ports.items() if _batch_axis(port) is None)
 
 
 def _batch_axis(port: Port) -> int | None:

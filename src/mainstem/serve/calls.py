@@ -13,7 +13,7 @@ import numpy as np
 
 from mainstem.contracts import Array, Arrays, Call, Kept, Port
 from mainstem.runtimes._calls import by_name, filled
-from mainstem.runtimes._join import lengths_of, rows_of, shared
+from mainstem.runtimes._join import common, rows_of
 from mainstem.serve.costs import Cost, caches, steps
 from mainstem.serve.engine import Answered, Part, Ports
 
@@ -39,6 +39,12 @@ class Shared:
         lengths = {axis for port in self.inputs.values() if "row" in port.axes for axis in port.axes if axis.startswith("pad:")}
         alone = {axis for port in self.inputs.values() if "row" not in port.axes for axis in port.axes}
         self.trimmed = sorted(lengths - told - alone)  # axes whose padding no answer shows
+        self.padded = {
+            name: axes
+            for name, port in self.inputs.items()
+            if (axes := [(place, axis) for place, axis in enumerate(port.axes) if axis.startswith("pad:")])
+        }
+        self.common = common(self.inputs)
 
 
 @dataclass(eq=False)
@@ -114,10 +120,11 @@ class Asked:
         for each in held:
             known.update({name: shape for name, shape in each.shapes.items() if name in graph.shared.inputs})
         inputs = graph.shared.inputs
-        self.count, self.lengths = rows_of(known, inputs), lengths_of(known, inputs)
+        self.count = rows_of(known, inputs)
+        self.lengths = {axis: known[name].shape[at] for name, axes in graph.shared.padded.items() if name in known for at, axis in axes}
         self.steps = steps(inputs, self.lengths, graph.shared.caches)
         self.cells = self.count * self.steps
-        same = tuple(sorted((name, id(array)) for name, array in shared(arrays, inputs).items()))
+        same = tuple([(name, id(arrays[name])) for name in graph.shared.common if name in arrays])
         self.key: Hashable = (graph.shared, wanted, keep, tuple(sorted(known)), same)
         self.same: Hashable = None
         self.seconds = graph.shared.cost.seconds(self.cells)

@@ -85,6 +85,12 @@ class Reader:
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages that are complete with these bytes."""
+        if not self._held and len(data) >= _LENGTHS.size:
+            header, body = lengths(data[: _LENGTHS.size])
+            start = _LENGTHS.size + header
+            if len(data) == start + body:  # as most do, a whole message comes at once
+                yield unpack(data[_LENGTHS.size : start], memoryview(data)[start:])
+                return
         self._held += data
         while len(self._held) >= self._need:
             header, body = lengths(memoryview(self._held)[: _LENGTHS.size])

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mainstem.errors import MainstemError
 from mainstem.serve.metrics import Metrics
@@ -20,7 +21,6 @@ from mainstem.serve.tokens import Tokens
 
 MOST_BYTES = 32 << 20  # of a request's body
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
 LINES = b"application/x-ndjson"  # a body of lines is a stream: its lines are limited, not the whole
 
 Message = MutableMapping[str, Any]
@@ -41,8 +41,9 @@ class Guarded(Route):
     """A route that declares who may ask it."""
 
     def __init__(self, path: str, handler: Handler, access: Access, methods: Sequence[str] = ("GET",)) -> None:
-        super().__init__(path, _checked(path, handler, access), methods=list(methods))
-        self.access = access
+        checked = _checked(path, handler, access)
+        super().__init__(path, checked, methods=list(methods))
+        self.access, self.app = access, _answering(checked)
 
 
 def _checked(path: str, handler: Handler, access: Access) -> Handler:
@@ -56,6 +57,16 @@ def _checked(path: str, handler: Handler, access: Access) -> Handler:
         return await handler(request)
 
     return checked
+
+
+def _answering(handler: Handler) -> ASGIApp:
+    """The handler as an application. What it raises is answered by that of the server, not by the route as well."""
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
 
 
 def check_host(host: str, guarded: object) -> None:
@@ -84,17 +95,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
-            await send(message)
-
         if refused := self._refused(scope, headers):
-            await refused(scope, receive, guarded)
+            await refused(scope, receive, send)
             return
         streamed = headers.get(b"content-type", b"").split(b";")[0].strip() == LINES
-        await self.app(scope, receive if streamed else self._counted(receive), guarded)
+        await self.app(scope, receive if streamed else self._counted(receive), send)
 
     def _refused(self, scope: Message, headers: dict[bytes, bytes]) -> Response | None:
         host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")

@@ -65,7 +65,10 @@ class Line:
 
     def flow(self, name: str) -> Flow:
         """The calls of this model."""
-        return self.flows.setdefault(name, Flow())
+        flow = self.flows.get(name)
+        if flow is None:
+            flow = self.flows[name] = Flow()
+        return flow
 
     def wait(self, name: str, rows: int, now: float) -> tuple[float, float]:
         """Seconds that a new request of this model would wait for its first turn, and until it is answered."""
@@ -131,6 +134,10 @@ class Line:
 
     def _next(self) -> Asked | None:
         """The call whose turn it is: that which is due first, of the models that are not ahead of the others."""
+        if not self._mates:  # nothing waits
+            for name in self._busy:
+                self.flows[name].waiting.clear()  # of what ran with others
+            self._busy.clear()
         while self._busy:
             least = min(self.flows[name].used for name in self._busy)
             heads = {name: self.flows[name] for name in self._busy if self.flows[name].used <= least + LEEWAY}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +20,9 @@ from mainstem.serve.guard import Message, Receive, Send
 from mainstem.serve.metrics import Metrics
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
 _TRACE = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_numbers = random.Random()
 LONGEST_PATH = 200  # characters of a path in the log
 MOST_INPUT = 4096  # bytes of a body in the log, where inputs are asked for
 
@@ -47,10 +49,10 @@ class Trail:
     def of(cls, headers: dict[bytes, bytes]) -> Trail:
         """From a request's headers; what is not well formed is as if it were not there."""
         given = headers.get(b"x-request-id", b"")
-        made = cls(given.decode() if _ID.fullmatch(given) else secrets.token_hex(8))
+        made = cls(given.decode() if _ID.fullmatch(given) else _fresh())
         if found := _TRACE.fullmatch(headers.get(b"traceparent", b"")):
             made.trace, made.parent, made.flags = (part.decode() for part in found.groups())
-            made.span = secrets.token_hex(8)
+            made.span = _fresh()
         return made
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -59,6 +61,11 @@ class Trail:
         if self.trace:
             told.append((b"traceparent", f"00-{self.trace}-{self.span}-{self.flags}".encode()))
         return told
+
+
+def _fresh() -> str:
+    """A number that no other request has, as 16 hex digits."""
+    return f"{_numbers.getrandbits(64):016x}"
 
 
 class Journal:
@@ -82,7 +89,7 @@ class Journal:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *trail.headers()]
+                message["headers"] = [*message.get("headers", []), *trail.headers(), *HEADERS]
             await send(message)
 
         self.metrics.add("in_flight", 1)

@@ -62,7 +62,7 @@ class Metrics:
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count upwards (a gauge also down)."""
-        key = tuple(sorted(labels.items()))
+        key = tuple(sorted(labels.items())) if len(labels) > 1 else tuple(labels.items())
         with self._lock:
             held = self._values[name]
             if key in held or len(held) < MOST_SERIES:

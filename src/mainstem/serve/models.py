@@ -333,6 +333,7 @@ class Models:
             first = chosen[0]
             ticket = await stack.enter_async_context(self.scheduler.ticket(first.line, first.name, len(rows)))
             stack.enter_context(_watched(gone, ticket))
+            ticket.several = len(chosen) > 1
             await asyncio.gather(*map(answered, alike.values()))
         return {served.name: found[served.name] for served in chosen}
 

@@ -100,6 +100,7 @@ def _run(
         ws="none",
         lifespan="on",
         server_header=False,
+        access_log=False,
         timeout_graceful_shutdown=max(1, round(grace)),
         **transport,
     )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,15 +93,13 @@ class Ticket:
 
     def __init__(self, line: Line, flow: str, rows: int, began: float) -> None:
         self.line, self.flow, self.rows, self.began = line, flow, rows, began
+        self._flow: Flow = line.flow(flow)
         self.waiting: set[asyncio.Future[Answer]] = set()
         self.known: dict[Hashable, tuple[Call, Asked]] = {}  # calls under way, by the arrays themselves
         self.failure: BaseException | None = None
+        self.several = False  # whether several models answer it
         self.asked = self.done = self.planned = 0.0
         self._plan(self._flow.row * rows)
-
-    @property
-    def _flow(self) -> Flow:
-        return self.line.flow(self.flow)
 
     @property
     def left(self) -> float:
@@ -167,28 +164,12 @@ class Scheduler:
         self._stack = _Stack(self)
         self._due: set[Line] = set()
 
-    @asynccontextmanager
-    async def ticket(self, line: Line, flow: str, rows: int = 1, timeout: float | None = None) -> AsyncIterator[Ticket]:
+    def ticket(self, line: Line, flow: str, rows: int = 1, timeout: float | None = None) -> Admission:
         """A request that is let in. Raises Refused where it would wait too long; Late, its work cancelled, where it took too long."""
-        timeout = self.timeout if timeout is None else timeout
-        self._admit(line, flow, rows, timeout)
-        ticket = Ticket(line, flow, rows, asyncio.get_running_loop().time())
-        self.requests += 1
-        try:
-            async with asyncio.timeout(timeout) as deadline:
-                yield ticket
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            ticket.failure = Late(f"there was no answer within {timeout:g} seconds", do="Send fewer rows, or ask again later.")
-            if self.watch:
-                self.watch.rejected("timeout")
-            raise ticket.failure from error
-        finally:
-            self.requests -= 1
-            ticket.end()
+        return Admission(self, line, flow, rows, self.timeout if timeout is None else timeout)
 
-    def _admit(self, line: Line, flow: str, rows: int, timeout: float) -> None:
+    def admit(self, line: Line, flow: str, rows: int, timeout: float) -> None:
+        """Raises Refused where a request would wait too long."""
         first, last = line.wait(flow, rows, asyncio.get_running_loop().time())
         if first > min(self.queue, timeout) or last > timeout or self.requests >= MOST_REQUESTS:
             if self.watch:
@@ -223,11 +204,16 @@ class Scheduler:
         return future
 
     def stacked(self, function: Any, arrays: Arrays, wanted: tuple[str, ...], ticket: Ticket) -> asyncio.Future[Answer]:
-        """A call of a function that the front itself computes (a linear head): those of one moment run as one."""
+        """A call of a function that the front itself computes (a linear head): those of several models in one moment run as one."""
         if ticket.failure is not None:
             raise ticket.failure
         self.calls += 1
-        return self._stack.ask(function, arrays, wanted)
+        if ticket.several:
+            return self._stack.ask(function, arrays, wanted)
+        self.runs += 1
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future.set_result(function(arrays, wanted))  # nothing is to be waited for
+        return future
 
     def _live_of(self, asked: Asked, ticket: Ticket) -> Asked:
         """The call itself, which waits from now on, or an identical one that waits or runs already."""
@@ -288,10 +274,11 @@ class Scheduler:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(error)
         if self.watch:
-            widest = max(asked.steps for asked in group) * sum(asked.count for asked in group)
-            self.watch.batch(first.graph.name, sum(a.count for a in group), 1 - sum(a.cells for a in group) / max(widest, 1))
+            rows = cells = 0
             for asked in group:
+                rows, cells = rows + asked.count, cells + asked.cells
                 self.watch.took("queue", asked.flow, now - asked.since)
+            self.watch.batch(first.graph.name, rows, 1 - cells / max(_cells(group), 1))
         future.add_done_callback(lambda done: self._ran(line, group, done))
 
     def _ran(self, line: Line, group: list[Asked], done: asyncio.Future[tuple[list[Answered], float]]) -> None:
@@ -313,8 +300,7 @@ class Scheduler:
         self.soon(line)
 
     def _answer(self, group: Sequence[Asked], answers: Sequence[Answered], seconds: float) -> None:
-        cells = sum(asked.count for asked in group) * max(asked.steps for asked in group)
-        group[0].graph.shared.cost.add(cells, seconds)
+        group[0].graph.shared.cost.add(_cells(group), seconds)
         for asked, answered in zip(group, answers, strict=True):
             if self.watch:
                 self.watch.took("compute", asked.flow, seconds)
@@ -343,6 +329,41 @@ class Scheduler:
             line.drop(asked)
             self._forget(asked)
             asked.fail(_ended(line))
+
+
+class Admission:
+    """The life of one ticket, as `Scheduler.ticket` says."""
+
+    def __init__(self, scheduler: Scheduler, line: Line, flow: str, rows: int, timeout: float) -> None:
+        self._scheduler, self._timeout, self._asked = scheduler, timeout, (line, flow, rows)
+
+    async def __aenter__(self) -> Ticket:
+        self._scheduler.admit(*self._asked, self._timeout)
+        self._ticket = Ticket(*self._asked, asyncio.get_running_loop().time())
+        self._scheduler.requests += 1
+        self._deadline = asyncio.timeout(self._timeout)
+        await self._deadline.__aenter__()
+        return self._ticket
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._deadline.__aexit__(*raised)
+        except TimeoutError as error:
+            late = Late(f"there was no answer within {self._timeout:g} seconds", do="Send fewer rows, or ask again later.")
+            self._ticket.failure = late
+            if self._scheduler.watch:
+                self._scheduler.watch.rejected("timeout")
+            raise late from error
+        finally:
+            self._scheduler.requests -= 1
+            self._ticket.end()
+
+
+def _cells(group: Sequence[Asked]) -> int:
+    """Of one run of these calls, what pads them included."""
+    if len(group) == 1:
+        return int(group[0].cells)
+    return sum([asked.count for asked in group]) * max([asked.steps for asked in group])
 
 
 def _ended(line: Line) -> EngineGone:
