@@ -79,9 +79,20 @@ class Connection:
         data = json.dumps(body).encode()
         self.writer.write(HEAD % (path.encode(), len(data)) + data)
         head = await self.reader.readuntil(b"\r\n\r\n")
-        answer = await self.reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        answer = await self.reader.readexactly(int(length[1])) if length else await self.chunks()
         assert b" 200 " in head[:16], answer[:500]
         return answer
+
+    async def chunks(self):
+        """The bytes of an answer that comes in chunks (RFC 9112, 7.1)."""
+        whole = b""
+        while True:
+            size = int(await self.reader.readuntil(b"\r\n"), 16)
+            whole += await self.reader.readexactly(size)
+            await self.reader.readexactly(2)
+            if not size:
+                return whole
 
 
 async def closed(port, asked, connections, seconds):

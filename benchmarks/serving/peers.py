@@ -3,8 +3,9 @@
     python benchmarks/serving/peers.py MODEL TEXTS.json PEERS.json [--seconds 10] [--json FILE]
 
 PEERS.json: {NAME: {"command": [...], "folder": where it runs, "environment": {}, "port": 8101, "path": "/classify", "field": "text",
-"list": false}}: a server that answers POST {field: text}, or {field: [text]}. Each one and ours: seconds from the start to the first
-answer, requests a second and p99 in a closed loop over 1, 8 and 32 connections, memory of all its processes afterwards.
+"list": false}}: a server that answers POST {field: text}, or {field: [text]}; with "input" in place of "field" the Open Inference
+Protocol v2's input of that name. Each one and ours: seconds from the start to the first answer, requests a second and p99 in a closed
+loop over 1, 8 and 32 connections, memory of all its processes afterwards.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ def first_answer(port, path, body):
             time.sleep(0.05)
 
 
+def body(peer, text):
+    """What a peer is asked for a text."""
+    if "input" in peer:
+        return {"inputs": [{"name": peer["input"], "shape": [1, 1], "datatype": "BYTES", "data": [text]}]}
+    return {peer["field"]: [text] if peer.get("list") else text}
+
+
 def measure(port, path, bodies, pid, seconds):
     """Cells of a server that runs."""
     asked, cells = ((path, body) for body in itertools.cycle(bodies)), []
@@ -86,7 +94,7 @@ def main():
 
     report["mainstem"] = ours()
     for name, peer in json.loads(options.peers.read_text(encoding="utf-8")).items():
-        bodies = [{peer["field"]: [text] if peer.get("list") else text} for text in texts]
+        bodies = [body(peer, text) for text in texts]
         began = time.monotonic()
         process = subprocess.Popen(
             peer["command"],
@@ -102,8 +110,9 @@ def main():
             cells = measure(peer["port"], peer["path"], bodies, process.pid, options.seconds)
             report[name] = {"first_answer": round(ready, 2), **cells}
         finally:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for pid in tree(process.pid):  # some are in sessions of their own
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
         print(name, report[name], flush=True)
     report["mainstem again"] = ours()
