@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from mainstem.contracts import Port
 
 NEWEST = 0.2  # weight of the newest run of a size
-SHARE = 0.1  # of a run's seconds that the fixed part may be: larger batches would save less than that
+SHARE = 0.03  # of a run's seconds that the fixed part may be: larger batches would save less than that
+AROUND = 5e-4  # seconds that a run costs beside the graph: its message, its turn, what is counted of it
 LONGEST = 0.05  # seconds that a run should not take, so that others get their turn
 REFIT = 8  # runs between two fits
 REACH = 2.0  # times the largest run that was seen: a larger one is not made, since the fit says little of it and the memory it takes stays
@@ -40,7 +41,7 @@ class Cost:
 
     def budget(self) -> float:
         """Seconds that a merged run should take at most."""
-        return min(LONGEST, self.fixed / SHARE)
+        return min(LONGEST, (self.fixed + AROUND) / SHARE)
 
     def add(self, cells: float, seconds: float) -> None:
         """One run."""

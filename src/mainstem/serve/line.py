@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mainstem.serve.calls import Asked, Graph
-from mainstem.serve.costs import LONGEST, steps
+from mainstem.serve.costs import AROUND, LONGEST, steps
 
 MOST_ROWS = 1024  # of one run
 NEAREST = 16  # calls that wait longest, among which a call finds its mates: more would jump the queue
@@ -183,7 +183,7 @@ class Line:
             padded = (rows + mate.count) * most > cells + mate.cells
             if rows + mate.count > MOST_ROWS or (cost.known and (rows + mate.count) * most > room):
                 break
-            if padded and (not cost.known or together > seconds + mate.seconds):
+            if padded and (not cost.known or together > seconds + mate.seconds + AROUND):
                 break
             group.append(mate)
             rows, lengths, each, cells, seconds = rows + mate.count, wider, most, (rows + mate.count) * most, together
