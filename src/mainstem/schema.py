@@ -181,8 +181,7 @@ class RowHashes(Sequence[str]):
 
     @cached_property
     def _found(self) -> list[str]:
-        columns, self._columns = self._columns, {}  # which the table may have let go of
-        return [row_hash(values[i] for values in columns.values()) for i in range(self._rows)]
+        return [row_hash(values[i] for values in self._columns.values()) for i in range(self._rows)]
 
     def __len__(self) -> int:
         return self._rows

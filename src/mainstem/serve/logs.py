@@ -20,7 +20,7 @@ from mainstem.serve.guard import Message, Receive, Send
 from mainstem.serve.metrics import Metrics
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
 _TRACE = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _numbers = random.Random()
 LONGEST_PATH = 200  # characters of a path in the log
@@ -69,7 +69,7 @@ def _fresh() -> str:
 
 
 class Journal:
-    """ASGI middleware, the outermost: ids in, ids out, figures, and one JSON line a request where `say` is given.
+    """ASGI middleware, the outermost: ids in, ids out, the headers of every answer, figures, and one JSON line a request where `say` is given.
 
     inputs: whether the first bytes of bodies stand in the lines too.
     """
@@ -89,7 +89,7 @@ class Journal:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *trail.headers(), *HEADERS]
+                message["headers"] = [*message.get("headers", []), *trail.headers(), *_HEADERS]
             await send(message)
 
         self.metrics.add("in_flight", 1)
