@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -95,6 +96,8 @@ def main():
     report["mainstem"] = ours()
     for name, peer in json.loads(options.peers.read_text(encoding="utf-8")).items():
         bodies = [body(peer, text) for text in texts]
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", peer["port"]), 1):
+            raise SystemExit(f"something answers at the port of {name} already: {peer['port']}")
         began = time.monotonic()
         process = subprocess.Popen(
             peer["command"],
