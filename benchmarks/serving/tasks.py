@@ -2,7 +2,7 @@
 
     python benchmarks/serving/tasks.py TEXTS.json MODEL… [--seconds 20] [--json FILE] [--picture FILE]
 
-MODEL…: probes on one backbone, which take one text. Mixed traffic (32 connections, every request asks the next task) alternates with the
+MODEL…: probes on one backbone, which take one text. Mixed traffic (32 connections, every request asks a random task) alternates with the
 same on a server of one task, in every round another. Copies: sessions of ONNX Runtime, one a task, in one process that does nothing
 else; no HTTP, two runs at a time with one thread each, as suits copies best.
 """
@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -54,9 +55,10 @@ print(json.dumps([done[0] / (time.monotonic() - began), pss]))
 
 
 def requests(texts, names, column):
-    """Texts in turn, tasks in turn."""
-    for text, name in zip(itertools.cycle(texts), itertools.cycle(names), strict=False):
-        yield f"/predict/{name}", {"rows": [{column: text}]}
+    """Texts in a random order, each for a task drawn at random: in turn, a task would be asked the same few texts again and again."""
+    drawn = random.Random(0)
+    for text in itertools.cycle(drawn.sample(texts, len(texts))):
+        yield f"/predict/{drawn.choice(names)}", {"rows": [{column: text}]}
 
 
 def copies(folder, texts, count, seconds):
