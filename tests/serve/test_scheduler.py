@@ -291,6 +291,32 @@ def test_a_slow_model_does_not_starve_a_fast_one():
     assert max(i for i, name in enumerate(order) if name == "fast") < 12
 
 
+def test_of_large_requests_the_older_ends_first_and_small_ones_pass_by_both():
+    async def run():
+        bench, sums = Bench(queue=60), Sums()
+        graph, order = bench.graph(sums, POOLED, cost=(0.0, 1e-3)), []
+
+        async def ask(name, each, rows=1):
+            await bench.ask(graph, each, "a", rows)
+            order.append((name, len(sums.rows)))
+
+        await ask("first", call([1] * 10))  # what a row costs is known
+        order.clear()
+        sums.seconds = 1e-4
+        asked = []
+        for name, value in (("older", 2), ("newer", 3)):
+            asked.append(asyncio.create_task(ask(name, rows_of(*[[value, i, *[value] * 8] for i in range(1, 51)]), 50)))
+            await asyncio.sleep(0.005)
+        asked += [asyncio.create_task(ask("small", call([4] * 10)))]
+        await asyncio.gather(*asked)
+        return order
+
+    (small, after_small), (older, after_older), (newer, after_newer) = asyncio.run(run())
+    assert (small, older, newer) == ("small", "older", "newer")
+    assert after_small < 6
+    assert after_newer - after_older > 7  # of its ten parts of 50 ms: in turns it would have one left
+
+
 def test_the_oldest_goes_first_until_its_model_is_far_ahead():
     async def run():
         bench, sums = Bench(queue=60), Sums()

@@ -2,7 +2,8 @@
 
 The oldest call goes first, but a model that used more seconds than another by some leeway waits for it (after start-time fair
 queueing, Goyal et al. 1996), so that a slow one does not starve a fast one; within a model a call is due the later the more its
-request asked before, so that a request of a thousand rows does not make one of a single row wait for its end.
+request asked before, so that a request of a thousand rows does not make one of a single row wait for its end, and of two such requests
+the older one ends first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mainstem.serve.costs import AROUND, LONGEST, steps
 
 MOST_ROWS = 1024  # of one run
 NEAREST = 16  # calls that wait longest, among which a call finds its mates: more would jump the queue
-LATER = 8.0  # a call is due so many times the seconds after its request came as the request has asked for
+LATER = 8.0  # a call is due so many times the seconds after its request came as the request asked for before; of a large one, in all
 LARGE = 4 * LONGEST  # seconds of a request from which on it lets smaller ones go first
 LEEWAY = 2 * LONGEST  # seconds that a model may use more than another before it waits for it: as much comes by chance
 WAITED = 0.2  # weight of the newest request in what a model's row is expected to cost
@@ -39,7 +40,7 @@ class Flow:
 
     def before(self, seconds: float, now: float) -> float:
         """Seconds of work whose turn comes before that of a new request of so many seconds."""
-        return sum((min(one.left, max(0.0, (now - one.began) / LATER + seconds - one.done)) for one in self.large), self.owed)
+        return sum([one.left for one in self.large if one.began + LATER * one.planned <= now + LATER * seconds], self.owed)
 
     def left(self) -> float:
         """Seconds of work in all."""

@@ -119,11 +119,12 @@ class Ticket:
 
     def charge(self, seconds: float) -> float:
         """A call of so many seconds is asked. Returns when it is due."""
-        due = self.began + LATER * self.asked
-        self.asked += seconds
+        before, self.asked = self.asked, self.asked + seconds
         if self.asked > self.planned:
             self._plan(self.asked)
-        return due
+        if self in self._flow.large and before:
+            before = self.planned  # of large ones the older goes first: in turns they would all end last
+        return self.began + LATER * before
 
     def ran(self, seconds: float) -> None:
         """A call of so many seconds was answered."""
