@@ -69,7 +69,8 @@ def _fresh() -> str:
 
 
 class Journal:
-    """ASGI middleware, the outermost: ids in, ids out, the headers of every answer, figures, and one JSON line a request where `say` is given.
+    """ASGI middleware, the outermost: ids in, ids and the headers of every answer out, figures, and one JSON line a request
+    where `say` is given.
 
     inputs: whether the first bytes of bodies stand in the lines too.
     """
