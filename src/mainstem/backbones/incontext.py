@@ -7,7 +7,7 @@ classes and, where there are many, rows in their own way, and whose answers are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mainstem.pretrained import Network
 _DEFAULTS = {"members": 8, "context": 1000, "folder": ""}
 _LIMITS = {"members": (1, 64), "context": (2, 10_000)}
 _AT_ONCE = 512  # rows answered in one pass
+_TOKENS = 8192  # of the members that pass together: more take gigabytes, and longer
 _BEND = 3.0
 
 
@@ -102,7 +103,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
     context, kind = Context.from_state(state.arrays), state.json["kind"]
     feed = context.feed(arrays, regression=kind == "value")
-    logits, nodes = (out.astype(np.float64) for out in pretrained.session(state.files[pretrained.GRAPH]).run(["logits", "nodes"], feed))
+    logits, nodes = _passed(state, feed)
     if kind == "value":
         mass = np.exp(_log_softmax(nodes)).mean(axis=0)
         center, spread = context.answer
@@ -117,6 +118,16 @@ def _answered(state: State, arrays: Arrays) -> dict[str, Array]:
         return {"logits": by_class.mean(axis=0)}
     margins = by_class[:, :, 1] - by_class[:, :, 0]
     return {"logits": margins.reshape(state.json["outputs"], -1, margins.shape[1]).mean(axis=1).T}
+
+
+def _passed(state: State, feed: Mapping[str, Array]) -> Iterator[Array]:
+    """Logits and nodes float64 [m, r, …] of all members."""
+    session = pretrained.session(state.files[pretrained.GRAPH])
+    members, rows, columns = feed["codes"].shape
+    together = max(1, _TOKENS // ((rows + feed["known_codes"].shape[1]) * (columns // 2 + 1)))
+    starts = range(0, members, together)
+    parts = [session.run(["logits", "nodes"], {name: each[i : i + together] for name, each in feed.items()}) for i in starts]
+    return (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
 
 
 def _log_softmax(x: Array) -> Array:
