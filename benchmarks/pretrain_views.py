@@ -7,7 +7,8 @@ texts: `contrastive` goes on from MiniLM on the texts of debsections/train.csv, 
 debsections/test.csv. pictures: `contrastive` and `masked-image` from scratch, a ViT-tiny on the training pictures of stamps/ and 1,300 of
 scikit-learn's digits; then probes on the labels of 500 of these digits, and on those of the stamps, judged by the others. RUNS is where
 it goes on from when it is started again. Nothing was chosen on the files that judge: views, rates and steps were chosen on other rows of
-the training files (docs/log.md), size and length by the time a run may take.
+the training files (docs/log.md), size and length by the time a run may take. Before and after are
+compared row by row (McNemar 1947, exact).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 import mainstem as ms
@@ -68,7 +70,7 @@ def pretrained(config, data, out, **more):
 
 
 def trained(rows, test, column, backbone, **settings):
-    """Accuracy on the test rows of one backbone adapted to the labelled rows, as the plan does it."""
+    """Accuracy on the test rows of one backbone adapted to the labelled rows, as the plan does it; and which rows are right."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         made = ms.train(
@@ -84,7 +86,15 @@ def trained(rows, test, column, backbone, **settings):
             seed=SEED,
             **settings,
         )
-        return {"accuracy": made.report["metrics"]["accuracy"], "cpu_seconds": round(time.process_time() - start, 1)}
+        told = {"accuracy": made.report["metrics"]["accuracy"], "cpu_seconds": round(time.process_time() - start, 1)}
+        answers = made.model.predict(Path(folder) / "test.jsonl")
+        return told, np.array([answer["prediction"] == row["label"] for answer, row in zip(answers, test, strict=True)])
+
+
+def paired(before, after):
+    """McNemar's exact test of two models on the same rows."""
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    return {"right only after": gained, "right only before": lost, "p": binomtest(gained, gained + lost).pvalue if gained + lost else 1.0}
 
 
 def random_weights(folder):
@@ -109,9 +119,11 @@ def texts(options, save):
     made, told = pretrained(TEXTS, unlabelled, options.runs / "texts", backbone=brought)
     report = {"pretraining": told, "labels": LABELS, "test": len(test), "accuracy": {}}
     some = [rows[i] for i in np.random.default_rng(SEED).permutation(len(rows))[:LABELS]]
-    probe = {"adapt": "probe"}
+    probe, right = {"adapt": "probe"}, {}
     for name, backbone, settings in (("ngram", "ngram", {}), ("brought", brought, probe), ("gone on", made.backbone, probe)):
-        report["accuracy"][name] = trained(some, test, "text", backbone, **settings)
+        report["accuracy"][name], right[name] = trained(some, test, "text", backbone, **settings)
+        if name == "gone on":
+            report["paired"] = paired(right["brought"], right["gone on"])
         save("texts", name, report)
 
 
@@ -139,17 +151,18 @@ def pictures(options, save):
         config = PICTURES[name]
         made, report["pretraining"][name] = pretrained(config, unlabelled, options.runs / name)
         backbones[name] = made.backbone
+    report["paired"] = {}
     for data, rows, test in (("digits", drawn[:DIGIT_LABELS], drawn[DIGITS:]), ("stamps", stamps["train"], stamps["test"])):
+        right = {}
         for name, backbone, settings in (
             ("cnn", "cnn", {}),
             ("random weights", random_weights(options.runs / "random"), {"adapt": "probe"}),
             *((name, backbone, {"adapt": "probe"}) for name, backbone in backbones.items()),
         ):
-            report["accuracy"][f"{data}, {name}"] = {
-                **trained(rows, test, "image", backbone, **settings),
-                "labels": len(rows),
-                "test": len(test),
-            }
+            told, right[name] = trained(rows, test, "image", backbone, **settings)
+            report["accuracy"][f"{data}, {name}"] = {**told, "labels": len(rows), "test": len(test)}
+            if name in backbones:
+                report["paired"][f"{data}, {name}"] = paired(right["random weights"], right[name])
             save("pictures", f"{data}, {name}", report)
 
 
