@@ -38,9 +38,18 @@ class Flow:
     requests: int = 0
     large: set[Any] = field(default_factory=set)
 
-    def before(self, seconds: float, now: float) -> float:
-        """Seconds of work whose turn comes before that of a new request of so many seconds."""
-        return sum([one.left for one in self.large if one.began + LATER * one.planned <= now + LATER * seconds], self.owed)
+    def first(self, seconds: float) -> float:
+        """Seconds of what a request of so many asks first: a row, or a few."""
+        return max(self.row, min(seconds, LONGEST))
+
+    def before(self, now: float) -> float:
+        """Seconds of work whose turn comes before that of a new request: of large ones what they ask first, or all once it is due."""
+        return self.owed + sum(
+            [
+                one.left if one.began + LATER * one.planned <= now else max(0.0, min(one.planned, self.first(one.planned)) - one.done)
+                for one in self.large
+            ]
+        )
 
     def left(self) -> float:
         """Seconds of work in all."""
@@ -77,8 +86,7 @@ class Line:
         seconds = own.row * rows
         others = [flow for flow in self.flows.values() if flow is not own and (flow.owed > 0 or flow.large)]
         total = own.left() + sum(flow.left() for flow in others)
-        first = max(own.row, min(seconds, LONGEST))  # what it asks first: a row, or a few
-        turns = own.before(first, now) * (len(others) + 1) + (LONGEST + LEEWAY) * len(others)
+        turns = own.before(now) * (len(others) + 1) + (LONGEST + LEEWAY) * len(others)
         back = float(self.engine.back_in())
         return min(total, turns) / self.engine.lanes + back, (total + seconds * (total > LONGEST)) / self.engine.lanes + back
 
