@@ -44,12 +44,11 @@ class Flow:
 
     def before(self, now: float) -> float:
         """Seconds of work whose turn comes before that of a new request: of large ones what they ask first, or all once it is due."""
-        return self.owed + sum(
-            [
-                one.left if one.began + LATER * one.planned <= now else max(0.0, min(one.planned, self.first(one.planned)) - one.done)
-                for one in self.large
-            ]
-        )
+        ahead = self.owed
+        for one in self.large:
+            first = min(one.planned, self.first(one.planned))
+            ahead += one.left if one.began + LATER * one.planned <= now else max(0.0, first - one.done)
+        return ahead
 
     def left(self) -> float:
         """Seconds of work in all."""
