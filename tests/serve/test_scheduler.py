@@ -11,7 +11,7 @@ from mainstem.contracts import Call, Port
 from mainstem.serve.calls import Graph, Shared
 from mainstem.serve.engine import Engine, _Graph
 from mainstem.serve.line import Line
-from mainstem.serve.scheduler import CallFailed, Cancelled, Late, Refused, Scheduler
+from mainstem.serve.scheduler import CallFailed, Cancelled, Late, Refused, Scheduler, Ticket
 from mainstem.serve.supervisor import Local
 
 PORTS = (
@@ -315,6 +315,20 @@ def test_of_large_requests_the_older_ends_first_and_small_ones_pass_by_both():
     assert (small, older, newer) == ("small", "older", "newer")
     assert after_older - after_small > 3
     assert after_newer - after_older > 7  # of its ten parts of 50 ms: in turns it would have one left
+
+
+def test_who_would_wait_for_large_requests_is_told_so():
+    """Of one call each, the cost of which was thought to be a little higher when they came; and what a larger one asks first."""
+    line = Bench().line
+    line.flow("a").row = 0.25
+    for _ in range(8):
+        Ticket(line, "a", 1, began=0.0)
+    line.flow("a").row = 0.2
+    assert 1.5 < line.wait("a", 1, now=0.01)[0] < 2.1
+    line.flow("b").row = 0.01
+    Ticket(line, "b", 500, began=0.0)
+    assert line.flow("b").before(0.01) == pytest.approx(0.05)
+    assert line.flow("b").before(41.0) == pytest.approx(5.0)
 
 
 def test_the_oldest_goes_first_until_its_model_is_far_ahead():
