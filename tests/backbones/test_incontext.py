@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mainstem.backbones import _context
+from mainstem.backbones import _context, incontext
 from mainstem.backbones._context import Context, Reader
 from mainstem.backbones._problem import Problem
 from mainstem.backbones.incontext import predictor
@@ -40,6 +40,14 @@ def test_an_answer_does_not_depend_on_what_else_is_asked():
     for rows in ([5], [5, 9], [40, 5]):
         part = predictor.run(state, {"numbers": arrays["numbers"][rows]})["logits"]
         np.testing.assert_allclose(part[rows.index(5)], whole[5], rtol=1e-5, atol=1e-5)
+
+
+def test_members_answer_one_after_the_other_as_they_do_together(monkeypatch):
+    arrays, target = spots(60, 3)
+    state = fitted(arrays, target, outputs=3)
+    together = predictor.run(state, arrays)["logits"]
+    monkeypatch.setattr(incontext, "_TOKENS", 1)
+    np.testing.assert_allclose(predictor.run(state, arrays)["logits"], together, rtol=1e-5, atol=1e-5)
 
 
 def test_more_classes_than_the_network_tells_apart():

@@ -225,6 +225,7 @@ def test_padding_is_weighed_against_what_a_run_costs():
     assert asyncio.run(shapes((1e-5, 1e-3))) == [1, 1, 1, 1]
     assert asyncio.run(shapes((2e-3, 1e-5))) == [4]
     assert asyncio.run(shapes((5e-4, 1e-5))) == [2, 2]
+    assert asyncio.run(shapes((1e-7, 1e-5))) == [2, 2]  # a run costs something around the graph as well
 
 
 def test_no_run_is_much_larger_than_those_that_were_seen():
