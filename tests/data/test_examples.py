@@ -1,4 +1,5 @@
 import csv
+import inspect
 import shlex
 import sys
 from datetime import date
@@ -6,6 +7,7 @@ from datetime import date
 import numpy as np
 import pytest
 
+from mainstem.cli.example import command
 from mainstem.data import examples, sources
 from mainstem.errors import MainstemError, MissingExtra
 
@@ -109,3 +111,8 @@ def test_nothing_is_overwritten_and_names_are_suggested(tmp_path):
         examples.write("digits", tmp_path)
     with pytest.raises(MainstemError, match="Did you mean 'linear'"):
         examples.write("liner", tmp_path)
+
+
+def test_help_names_every_example():
+    told = inspect.get_annotations(command, eval_str=True)["name"].__metadata__[0].help
+    assert set(told.replace(" or ", ", ").split(", ")) == set(examples.NAMES)

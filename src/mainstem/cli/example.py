@@ -10,7 +10,7 @@ from mainstem.errors import MainstemError, suggest
 
 
 def command(
-    name: Annotated[str, Argument(metavar="NAME", help="linear, table, iris-in-context, reviews, digits or pretrain-tiny")],
+    name: Annotated[str, Argument(metavar="NAME", help="linear, table, iris-in-context, reviews, digits, series or pretrain-tiny")],
     out: Annotated[str, Option("-o", "--out", metavar="DIR", help="where to; default: here")] = ".",
 ) -> None:
     """Write a small data set (or a config), and print the command that uses it."""
