@@ -26,7 +26,7 @@ from mainstem.pretrained import Network
 _DEFAULTS = {"members": 8, "context": 1000, "folder": ""}
 _LIMITS = {"members": (1, 64), "context": (2, 10_000)}
 _AT_ONCE = 512  # rows answered in one pass
-_TOKENS = 8192  # of the members that pass together: more take gigabytes, and longer
+_TOKENS = 8192  # of the members that pass together: more take gigabytes
 _BEND = 3.0
 
 
