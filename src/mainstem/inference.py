@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from mainstem import registry
 from mainstem.artifact import Artifact, Input
 from mainstem.contracts import Array, Batch, Call, Emit, Example, Prediction, Rows, Runner, State, Table, Task, Value
 from mainstem.errors import MainstemError
-from mainstem.schema import Column, Schema
+from mainstem.schema import Column, Later, Schema
 
 Coroutine = Generator[Any, Any, list[Prediction | MainstemError]]
 Watch = Callable[[Call, Mapping[str, Any]], None]
@@ -280,23 +280,6 @@ def seeds_of(examples: Sequence[Example], table: Table) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in joined]
 
 
-class _Seeds(Sequence[int]):
-    """`seeds_of`, found once one is asked for."""
-
-    def __init__(self, examples: Sequence[Example], table: Table) -> None:
-        self._examples, self._table = examples, table
-
-    @cached_property
-    def _found(self) -> list[int]:
-        return seeds_of(self._examples, self._table)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, example: Any) -> Any:
-        return self._found[example]
-
-
 class _Generators(Sequence[np.random.Generator]):
     """One an example, made when it is asked for: most tasks draw nothing, and making one takes longer than decoding a row."""
 
@@ -405,7 +388,7 @@ async def answer(rows: Rows, models: Sequence[Asking], memo: Memo | None = None)
             if first.took:
                 first.took("encode", time.perf_counter() - began)
             places, well = part.tolist(), [i for i in range(len(models)) if i not in failed]
-            drawn = _Seeds([examples[i] for i in places], table)
+            drawn = Later(len(places), partial(seeds_of, [examples[i] for i in places], table))
             driven = [(models[i].pipeline.start(batch, models[i].options, drawn), heard(models[i], part)) for i in well]
             for i, made in zip(well, await drive_async(driven), strict=True):
                 if isinstance(made, MainstemError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
@@ -62,7 +62,8 @@ class Schema:
         if errors:
             typed = {name: [values[i] for i in good] for name, values in typed.items()}
             answers = None if answers is None else [answers[i] for i in good]
-        return Table(typed, answers, RowHashes(typed, len(good)), good), errors
+        hashes = Later(len(good), lambda: [row_hash(values[i] for values in typed.values()) for i in range(len(good))])
+        return Table(typed, answers, hashes, good), errors
 
     @cached_property
     def long(self) -> tuple[Column, ...]:
@@ -173,21 +174,21 @@ def checked(text: str) -> str:
     return str(text)
 
 
-class RowHashes(Sequence[str]):
-    """The hash of each row of typed columns, found once one is asked for: who only predicts seldom asks."""
+class Later(Sequence[Any]):
+    """So many values that are found together, once one is asked for: hashes and seeds of rows, which who only predicts seldom needs."""
 
-    def __init__(self, columns: Mapping[str, Sequence[Value]], rows: int) -> None:
-        self._columns, self._rows = columns, rows
+    def __init__(self, count: int, find: Callable[[], list[Any]]) -> None:
+        self._count, self._find = count, find
 
     @cached_property
-    def _found(self) -> list[str]:
-        return [row_hash(values[i] for values in self._columns.values()) for i in range(self._rows)]
+    def _found(self) -> list[Any]:
+        return self._find()
 
     def __len__(self) -> int:
-        return self._rows
+        return self._count
 
-    def __getitem__(self, row: Any) -> Any:
-        return self._found[row]
+    def __getitem__(self, place: Any) -> Any:
+        return self._found[place]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self._found == list(other)

@@ -213,6 +213,18 @@ def test_functions_of_the_front_that_stack_run_at_once_and_fail_alone():
     assert asyncio.run(run(range(20)))[1] == 1
 
 
+def test_the_head_of_a_lone_model_is_computed_at_once():
+    async def run():
+        bench = Bench()
+        async with bench.scheduler.ticket(bench.line, "a") as ticket:
+            asked = bench.scheduler.stacked(lambda arrays, wanted: {name: arrays["x"] * 2 for name in wanted}, {"x": np.ones(1)}, ("y",), ticket)
+            return asked.done(), await asked
+
+    done, answer = asyncio.run(run())
+    assert done
+    assert answer["y"].tolist() == [2]
+
+
 def test_padding_is_weighed_against_what_a_run_costs():
     """Calls of different lengths run as one where a run has a high fixed cost, and apart where padding costs more."""
 
