@@ -217,7 +217,7 @@ def test_the_head_of_a_lone_model_is_computed_at_once():
     async def run():
         bench = Bench()
         async with bench.scheduler.ticket(bench.line, "a") as ticket:
-            asked = bench.scheduler.stacked(lambda arrays, wanted: {name: arrays["x"] * 2 for name in wanted}, {"x": np.ones(1)}, ("y",), ticket)
+            asked = bench.scheduler.stacked(lambda arrays, wanted: {"y": arrays["x"] * 2}, {"x": np.ones(1)}, ("y",), ticket)
             return asked.done(), await asked
 
     done, answer = asyncio.run(run())
